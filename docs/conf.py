@@ -1,0 +1,55 @@
+"Sphinx configuration. scripts/build_docs.py prepares docs/_build/source and calls Sphinx with this."
+import os
+from configparser import ConfigParser
+from pathlib import Path
+
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+ini = ConfigParser(delimiters=["="])
+ini.read(Path(__file__).parents[1]/"settings.ini", encoding="utf-8")
+settings = ini["DEFAULT"]
+
+project = settings["title"]
+author = settings["author"]
+copyright = settings["copyright"]
+release = settings["version"]
+language = "en"
+
+extensions = ["myst_nb", "pure_mathml"]
+root_doc = "index"
+exclude_patterns = ["**/.*"]
+
+# ---- notebooks: shown as they were executed --------------------------------------------------------------------
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"
+nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "attrs_inline"]
+myst_heading_anchors = 4
+
+# `sphinx-build -W` turns every warning into an error but these:
+suppress_warnings = [
+    "mystnb.unknown_mime_type",  # a widget's live form has no place on a page without a kernel
+    "myst.header",  # a section may open with its function, one level deeper than its prose
+]
+
+# ---- looks -----------------------------------------------------------------------------------------------------
+html_theme = "furo"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#2f5d9b", "color-brand-content": "#2f5d9b", "color-brand-visited": "#2f5d9b"},
+    "dark_css_variables": {"color-brand-primary": "#8db4e8", "color-brand-content": "#8db4e8", "color-brand-visited": "#8db4e8"},
+    "source_repository": settings.get("git_url", raw=False),
+    "source_branch": settings["branch"],
+    "top_of_page_buttons": [],
+}
