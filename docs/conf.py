@@ -1,12 +1,13 @@
 "Sphinx configuration. scripts/build_docs.py prepares docs/_build/source and calls Sphinx with this."
-import os
 from configparser import ConfigParser
 from pathlib import Path
 
+from docutils.nodes import SkipNode
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
+logger = logging.getLogger(__name__)
 ini = ConfigParser(delimiters=["="])
 ini.read(Path(__file__).parents[1]/"settings.ini", encoding="utf-8")
 settings = ini["DEFAULT"]
@@ -17,7 +18,7 @@ copyright = settings["copyright"]
 release = settings["version"]
 language = "en"
 
-extensions = ["myst_nb", "pure_mathml"]
+extensions = ["myst_nb"]
 root_doc = "index"
 exclude_patterns = ["**/.*"]
 
@@ -27,8 +28,10 @@ nb_render_markdown_format = "myst"
 nb_merge_streams = True
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 4
+myst_update_mathjax = False
+html_math_renderer = "mathml"
 
 # `sphinx-build -W` turns every warning into an error but these:
 suppress_warnings = [
@@ -49,7 +52,27 @@ pygments_dark_style = "github-dark"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#2f5d9b", "color-brand-content": "#2f5d9b", "color-brand-visited": "#2f5d9b"},
     "dark_css_variables": {"color-brand-primary": "#8db4e8", "color-brand-content": "#8db4e8", "color-brand-visited": "#8db4e8"},
-    "source_repository": settings.get("git_url", raw=False),
-    "source_branch": settings["branch"],
     "top_of_page_buttons": [],
 }
+
+
+# ---- maths: MathML, which browsers draw by themselves, so that the site needs nothing from elsewhere ------------
+def mathml(node, as_block):
+    try: return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logger.warning("this formula is beyond docutils' MathML: %s", error, location=node)
+        return f"<code>{node.astext()}</code>"
+
+
+def visit_inline(self, node):
+    self.body.append(f'<span class="math">{mathml(node, as_block=False)}</span>')
+    raise SkipNode
+
+
+def visit_block(self, node):
+    self.body.append(self.starttag(node, "div", CLASS="math") + mathml(node, as_block=True) + "</div>")
+    raise SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))

@@ -142,7 +142,7 @@ def run(paths):
 
         def after(cell, cell_index, **_): ran.append(cell_index); progress.bar.update()
 
-        client = NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False,
+        client = NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=ERROR"],
                                 resources={"metadata": {"path": str(NBS)}}, on_cell_complete=after)
         try: client.execute()
         except (CellExecutionError, DeadKernelError) as error:

@@ -1,0 +1,246 @@
+"""Builds the site: nbdev's processed notebooks -> one small adapter -> Sphinx (docs/conf.py) -> docs/_build/html.
+
+nbdev runs the cells that its signatures need and leaves out what is hidden; its output is meant for Quarto. The
+adapter turns that into what myst-nb reads: Quarto's options become cell tags, signatures become headings with
+anchors, and links lead to this site's own pages, relative, so that it can be read from a folder as well.
+"""
+import ast, os, re, shutil, subprocess, sys
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat.v4 import new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT/"docs/_build"
+PLAIN, PROCESSED, SOURCE, HTML = BUILD/"nbs", ROOT/"_proc", BUILD/"source", BUILD/"html"
+LONG = 25  # lines; longer code is folded
+DIRECTIVE = re.compile(r"^#\|\s*([\w-]+)(?:\s*:\s*(.*?))?(?:\s.*)?$\n?", flags=re.M)
+
+
+def page_name(stem):
+    "10_source_reconstruction -> source_reconstruction, as nbdev names its pages."
+    return re.sub(r"^\d+[a-zA-Z0-9]*_", "", stem.lower())
+
+
+def settings():
+    from nbdev.config import get_config
+    return get_config()
+
+
+# ---- nbdev ----------------------------------------------------------------------------------------------------
+
+def imports_and_more(source):
+    "nbdev runs cells that import; one that does more, and is not exported, is shown as it was executed instead."
+    try: tree = ast.parse(source)
+    except SyntaxError: return False
+    has_import = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree))
+    return has_import and "exports" not in source and not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body)
+
+
+def process():
+    "nbdev's own processing, of copies in which exported code stays visible below its signature."
+    from nbdev.serve import proc_nbs
+    shutil.rmtree(PLAIN, ignore_errors=True); PLAIN.mkdir(parents=True)
+    for path in sorted((ROOT/"nbs").glob("[!_.]*.ipynb")):
+        nb = nbformat.read(path, as_version=4)
+        for cell in nb.cells:
+            if cell.cell_type != "code": continue
+            cell.source = re.sub(r"^#\|\s*exporti?(?=\s*$)", "#| exports", cell.source, flags=re.M)
+            if imports_and_more(cell.source): cell.source = f"#| eval: false\n{cell.source}"
+        nbformat.write(nb, PLAIN/path.name)
+    os.environ.update(HTCV_SCALE="tiny", NO_ALBUMENTATIONS_UPDATE="1")
+    os.chdir(ROOT)
+    proc_nbs(path=str(PLAIN.relative_to(ROOT)), n_workers=os.cpu_count(), force=True)
+    return sorted(PROCESSED.glob("*.ipynb"))
+
+
+# ---- links ----------------------------------------------------------------------------------------------------
+
+class Links:
+    "Where names, notebooks and files are found on this site."
+    def __init__(self, books):
+        cfg = settings()
+        self.site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
+        self.blob = f"{cfg.git_url}/blob/{cfg.branch}/"
+        self.modules = {f"{cfg.lib_name}.{page_name(m)}": page_name(m) for m in books}
+        self.anchors = {page_name(stem): set(documented(nb)) for stem, nb in books.items()}
+
+    def symbol(self, match):
+        "nbdev's link to its published site -> this page's anchor, its class's, or at least the page."
+        text, page, name = match.groups()
+        parts = name.split(".")
+        for known in (name, parts[0]):
+            if known in self.anchors.get(page, ()): return f"[{text}](#{anchor(page, known)})"
+        return f"[{text}]({page}.ipynb)" if page in self.anchors else text
+
+    def line(self, line):
+        line = re.sub(rf"\[(`[^`]*`)\]\({re.escape(self.site)}(\w+)\.html#([^)]*)\)", self.symbol, line)
+        if line.startswith("#"): line = re.sub(r"\[(`[^`]*`)\]\([^)]*\)", r"\1", line)  # no links in headings
+        else: line = re.sub(r"(?<!\[)`([\w.]+)`", self.module, line)
+        line = re.sub(r"\]\(([\w-]+)\.ipynb(#[^)]*)?\)", lambda m: f"]({page_name(m[1])}.ipynb{m[2] or ''})", line)
+        line = re.sub(r"(\]\(|src=\")\.\./figures/", r"\1figures/", line)
+        return re.sub(r"(?<!!)(\[[^\]]*\]\()\.\./", rf"\1{self.blob}", line)
+
+    def module(self, match):
+        page = self.modules.get(match[1])
+        return f"[`{match[1]}`]({page}.ipynb)" if page else match[0]
+
+    def __call__(self, markdown):
+        "All lines but those of code blocks."
+        fenced, lines = False, []
+        for line in markdown.split("\n"):
+            if line.lstrip().startswith("```"): fenced = not fenced
+            lines.append(line if fenced else self.line(line))
+        return "\n".join(lines)
+
+
+def anchor(page, name): return f"api.{page}.{name}"
+
+
+# ---- the adapter ----------------------------------------------------------------------------------------------
+
+def joined(text): return text if isinstance(text, str) else "".join(text)
+
+
+def signature(cell):
+    "The Markdown that `show_doc` displayed, or None."
+    if cell.cell_type != "code" or not re.search(r"^show_doc\(", cell.source, flags=re.M): return None
+    return "\n".join(joined(o.data["text/markdown"]) for o in cell.outputs if "text/markdown" in o.get("data", {}))
+
+
+def documented(nb):
+    "The names under which a notebook's signatures are found: lower case, as nbdev links to them."
+    for cell in nb.cells:
+        for name in re.findall(r"^#+ (\S+)\s*$", signature(cell) or "", flags=re.M): yield name.lower()
+
+
+def title_cell(front, original, stem):
+    "Title, the notebook's one line on what it is, and where it lives."
+    fm = yaml.safe_load(front.strip().strip("-")) or {}
+    first = next((c.source for c in original.cells if c.cell_type == "markdown"), "")
+    lede = re.search(r"^>\s+(.+)$", first, flags=re.M)
+    module = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c.source for c in original.cells), flags=re.M)
+    cfg = settings()
+    where = f"[nbs/{stem}.ipynb]({cfg.git_url}/blob/{cfg.branch}/nbs/{stem}.ipynb)"
+    if module: where += f" · `{cfg.lib_name}.{module[1]}`"
+    parts = [f"# {fm.get('title', stem)}"]
+    if lede: parts.append(f'{{.lede}}\n{lede[1]}')
+    if stem != "index": parts.append(f"{{.where}}\n{where}")
+    return "\n\n".join(parts)
+
+
+def signature_cell(text, page, level, seen):
+    "A heading one level below its section, with the anchor that backticks lead to."
+    text = re.sub(r"^---\s*$|^\[source\]\(.*$", "", text, flags=re.M).strip()
+
+    def heading(match):
+        name = match[1]
+        label = "" if name.lower() in seen else f"({anchor(page, name.lower())})=\n"
+        seen.add(name.lower())
+        return f"{label}{'#'*min(level + 1, 6)} {name}"
+
+    return re.sub(r"^#+ (\S+)\s*$", heading, text, flags=re.M)
+
+
+def fold(cell, directives, exported, names):
+    "Tags for myst-nb: what is left out, what is folded and what it says on the fold."
+    tags, lines = [], cell.source.count("\n") + 1
+    if directives.get("echo") == "false": tags.append("remove-input")
+    elif exported or directives.get("code-fold") == "true" or lines > LONG: tags.append("hide-input")
+    if directives.get("output") == "false": tags.append("remove-output")
+    if "hide-input" in tags:
+        only_imports = all(re.match(r"(import|from|#|\s|\)|$)", line) for line in cell.source.splitlines())
+        what = "Source of " + ", ".join(names) if names else "Imports" if only_imports else f"Code, {lines} lines"
+        cell.metadata["mystnb"] = {"code_prompt_show": what, "code_prompt_hide": what}
+    saved = re.search(r"save_figure\(.*?['\"]([\w./-]+)['\"]\s*\)", cell.source, flags=re.S)
+    if saved: cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved[1].replace("_", " ")}
+    if tags: cell.metadata["tags"] = tags
+
+
+def sources_last(cells):
+    "Exported source after all of its signatures, not between them."
+    cells, i = list(cells), 0
+    while i < len(cells) - 1:
+        is_source = cells[i].cell_type == "code" and is_exported(cells[i].source)
+        j = i + 1
+        while is_source and j < len(cells) and signature(cells[j]) is not None and defines(cells[i], cells[j]): j += 1
+        if j > i + 1: cells.insert(j - 1, cells.pop(i))
+        i = max(j, i + 1)
+    return cells
+
+
+def is_exported(source): return '#| code-summary: "Exported source"' in source  # nbdev's own mark
+
+
+def defines(source, shown):
+    name = re.search(r"show_doc\(([\w.]+)", shown.source)[1].split(".")[-1]
+    return re.search(rf"^\s*(async\s+)?(def|class)\s+{name}\b", source.source, flags=re.M)
+
+
+def adapt(nb, original, stem, links):
+    page, level, seen, names, cells = page_name(stem), 1, set(), [], []
+    for cell in sources_last(nb.cells):
+        source = cell.get("source") or ""
+        if cell.cell_type == "raw" and source.startswith("---"):
+            cells.append(new_markdown_cell(title_cell(source, original, stem)))
+        elif cell.cell_type == "markdown":
+            text = "\n".join(l for l in source.split("\n") if not l.startswith(":::") and "AUTOGENERATED" not in l)
+            headings = re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+            if headings: level = len(headings[-1])
+            if text.strip(): cells.append(new_markdown_cell(links(text)))
+        elif signature(cell) is not None:
+            text = signature(cell)
+            names += re.findall(r"^#+ (\S+)\s*$", text, flags=re.M)
+            cells.append(new_markdown_cell(links(signature_cell(text, page, level, seen))))
+        elif cell.cell_type == "code" and source.strip():
+            directives, exported = dict(DIRECTIVE.findall(source)), is_exported(source)
+            cell.source = DIRECTIVE.sub("", source).strip("\n")
+            if not cell.source.strip(): continue
+            cell.metadata = {}
+            fold(cell, directives, exported, names if exported else [])
+            names = []
+            for output in cell.outputs:
+                data = output.get("data", {})
+                if "text/markdown" in data: data["text/markdown"] = links(joined(data["text/markdown"]))
+            cells.append(cell)
+    nb.cells = cells
+    for i, cell in enumerate(nb.cells): cell["id"] = f"cell-{i:03d}"
+    nb.metadata = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"},
+                   "language_info": {"name": "python"}}
+    return nb
+
+
+# ---- contents -------------------------------------------------------------------------------------------------
+
+def toctrees(pages):
+    "nbs/sidebar.yml as hidden toctrees: its sections are the captions of the site's table of contents."
+    sidebar = yaml.safe_load((ROOT/"nbs/sidebar.yml").read_text())["website"]["sidebar"]["contents"]
+    for section in sidebar:
+        if isinstance(section, str): continue
+        entries = []
+        for item in section["contents"] or ():
+            name, text = (item["href"], item.get("text")) if isinstance(item, dict) else (item, None)
+            page = page_name(Path(name).stem)
+            if page in pages: entries.append(f"{text} <{page}>" if text else page)
+        if entries: yield "\n".join(["```{toctree}", ":hidden:", f":caption: {section['section']}", "", *entries, "```"])
+
+
+def main():
+    books = {path.stem: nbformat.read(path, as_version=4) for path in process()}
+    shutil.rmtree(SOURCE, ignore_errors=True); SOURCE.mkdir(parents=True)
+    shutil.rmtree(HTML, ignore_errors=True)
+    if (ROOT/"figures").exists(): shutil.copytree(ROOT/"figures", SOURCE/"figures")
+    links = Links(books)
+    for stem, nb in books.items():
+        nb = adapt(nb, nbformat.read(ROOT/"nbs"/f"{stem}.ipynb", as_version=4), stem, links)
+        if stem == "index": nb.cells += [new_markdown_cell(toc) for toc in toctrees(links.anchors)]
+        nbformat.write(nb, SOURCE/f"{page_name(stem)}.ipynb")
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E",
+              "-d", str(BUILD/"doctrees"), "-c", str(ROOT/"docs"), str(SOURCE), str(HTML)]
+    if code := subprocess.run(sphinx).returncode: sys.exit(code)
+    (HTML/".nojekyll").touch()
+    print(f"{len(books)} pages: {(HTML/'index.html').relative_to(ROOT)}")
+
+
+if __name__ == "__main__": main()
