@@ -3,8 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from docutils.nodes import SkipNode
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -57,20 +56,21 @@ html_theme_options = {
 
 
 # ---- maths: MathML, which browsers draw by themselves, so that the site needs nothing from elsewhere ------------
-def mathml(node, as_block):
-    try: return tex2mathml(node.astext(), as_block=as_block)
-    except MathError as error:
-        logger.warning("this formula is beyond docutils' MathML: %s", error, location=node)
-        return f"<code>{node.astext()}</code>"
+def mathml(node, display):
+    tex = node.astext()
+    for unknown in ("aligned", "gathered"): tex = tex.replace(f"{{{unknown}}}", "{split}")
+    made = convert(tex, display=display)
+    if "<mi>\\" in made or "<mi>&</mi>" in made: logger.warning("beyond latex2mathml: %s", tex, location=node)
+    return made
 
 
 def visit_inline(self, node):
-    self.body.append(f'<span class="math">{mathml(node, as_block=False)}</span>')
+    self.body.append(f'<span class="math">{mathml(node, "inline")}</span>')
     raise SkipNode
 
 
 def visit_block(self, node):
-    self.body.append(self.starttag(node, "div", CLASS="math") + mathml(node, as_block=True) + "</div>")
+    self.body.append(self.starttag(node, "div", CLASS="math") + mathml(node, "block") + "</div>")
     raise SkipNode
 
 

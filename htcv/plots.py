@@ -103,7 +103,7 @@ mpl.rcParams.update(STYLE)
 def save_figure(
     figure:plt.Figure, # closed afterwards
     name:str,          # path below `figures/` without `.png`: `<notebook>_<what>`
-)->Path: # the PNG written
+)->None:
     "Saves a figure under `figures/` (or the scratch folder of a smaller scale) and shows exactly that file."
     path = artefact_folder('figures')/f'{name}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,6 @@ def save_figure(
     if _in_notebook():
         from IPython.display import Image, display
         display(Image(data=picture.getvalue()))
-    return path
 
 # %% ../nbs/00_plots.ipynb #cell-015
 def _in_notebook()->bool:
@@ -153,9 +152,9 @@ def sequence_sheet(
     height = width * next(iter(stacks.values())).shape[-2] / next(iter(stacks.values())).shape[-1]
     figure, axes = plt.subplots(len(stacks), n_columns, squeeze=False, figsize=(n_columns*width + .9, len(stacks)*height*1.04 + .15),
                                 gridspec_kw=dict(wspace=.05, hspace=.05, left=.12, right=1, bottom=0, top=.96))
-    for row, (title, stack) in zip(axes, stacks.items()):
+    for i, (row, (title, stack)) in enumerate(zip(axes, stacks.items())):
         for j, axis in enumerate(row):
-            if j < stack.shape[1]: _show(axis, stack[:, j], columns[j] if columns and row is axes[0] else '')
+            if j < stack.shape[1]: _show(axis, stack[:, j], columns[j] if columns and i == 0 and j < len(columns) else '')
             else: axis.axis('off')
         row[0].set_ylabel(title, rotation=0, ha='right', va='center', fontsize=8.5)
     return figure

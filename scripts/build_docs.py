@@ -133,6 +133,8 @@ def title_cell(front, original, stem):
 def signature_cell(text, page, level, seen):
     "A heading one level below its section, with the anchor that backticks lead to."
     text = re.sub(r"^---\s*$|^\[source\]\(.*$", "", text, flags=re.M).strip()
+    if re.search(r"^def [A-Z]", text, flags=re.M):  # a class, whose signature is that of its __init__
+        text = re.sub(r"^def ", "class ", text, count=1, flags=re.M).replace(")->None:", "):", 1)
 
     def heading(match):
         name = match[1]
@@ -159,14 +161,14 @@ def fold(cell, directives, exported, names):
 
 
 def sources_last(cells):
-    "Exported source after all of its signatures, not between them."
-    cells, i = list(cells), 0
-    while i < len(cells) - 1:
-        is_source = cells[i].cell_type == "code" and is_exported(cells[i].source)
-        j = i + 1
-        while is_source and j < len(cells) and signature(cells[j]) is not None and defines(cells[i], cells[j]): j += 1
-        if j > i + 1: cells.insert(j - 1, cells.pop(i))
-        i = max(j, i + 1)
+    "Signatures in the order of their definitions, and then the exported source; nbdev leaves them mixed."
+    cells = list(cells)
+    for source in [cell for cell in cells if cell.cell_type == "code" and is_exported(cell.source)]:
+        first = last = next(i for i, cell in enumerate(cells) if cell is source)
+        while first > 0 and defines(source, cells[first - 1]): first -= 1
+        while last + 1 < len(cells) and defines(source, cells[last + 1]): last += 1
+        shown = [cell for cell in cells[first:last + 1] if cell is not source]
+        cells[first:last + 1] = [*sorted(shown, key=lambda cell: defines(source, cell).start()), source]
     return cells
 
 
@@ -174,6 +176,8 @@ def is_exported(source): return '#| code-summary: "Exported source"' in source  
 
 
 def defines(source, shown):
+    "Where in an exported cell the thing is defined whose signature another cell shows."
+    if signature(shown) is None: return None
     name = re.search(r"show_doc\(([\w.]+)", shown.source)[1].split(".")[-1]
     return re.search(rf"^\s*(async\s+)?(def|class)\s+{name}\b", source.source, flags=re.M)
 

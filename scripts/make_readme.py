@@ -32,14 +32,14 @@ def from_root(markdown):
     return re.sub(r"(\]\()(?=[\w-]+\.ipynb)", r"\1nbs/", markdown)
 
 
-def main():
+def text():
     nb = for_readers(nbformat.read(ROOT/"nbs/index.ipynb", as_version=4))
     markdown, extras = MarkdownExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(nb)
     if extras["outputs"]: sys.exit("index.ipynb embeds pictures; show files of figures/ through Markdown instead")
     note = "<!-- Written by `make readme` from nbs/index.ipynb: edit that. -->\n"
-    body = re.sub(r"\n{3,}", "\n\n", from_root(markdown)).strip()
-    (ROOT/"README.md").write_text(note + body + "\n", encoding="utf-8")
+    return note + re.sub(r"\n{3,}", "\n\n", from_root(markdown)).strip() + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT/"README.md").write_text(text(), encoding="utf-8")
     print("README.md")
-
-
-if __name__ == "__main__": main()

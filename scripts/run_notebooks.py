@@ -46,11 +46,12 @@ def clean_outputs(outputs):
     for output in outputs:
         if is_widget(output) or (output.output_type == "stream" and output.name == "stderr"): continue
         if output.output_type == "stream":
-            output.text = last_state(ANSI.sub("", output.text))
             if kept and kept[-1].output_type == "stream": kept[-1].text += output.text; continue
         if "metadata" in output:  # the size that a picture was displayed at is the one thing worth keeping
             output.metadata = {mime: value for mime, value in output.metadata.items() if mime.startswith("image/")}
         kept.append(output)
+    for output in kept:
+        if output.output_type == "stream": output.text = last_state(ANSI.sub("", output.text))
     return kept
 
 

@@ -1,0 +1,45 @@
+"What pip makes of the repository."
+import subprocess, sys, zipfile
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def wheel(root, tmp_path_factory):
+    "Built from what git would check out, so that nothing that lies about gets in."
+    copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "--deduplicate"], cwd=root, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in files:
+        if not name or not (root/name).is_file() or name.startswith(("figures/", "nbs/")): continue
+        (copy/name).parent.mkdir(parents=True, exist_ok=True)
+        (copy/name).write_bytes((root/name).read_bytes())
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out, copy], check=True)
+    return zipfile.ZipFile(next(out.glob("htcv-*.whl")))
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_only_it(wheel, root):
+    names = wheel.namelist()
+    assert {f"htcv/{p.name}" for p in (root/"htcv").glob("*.py")} <= set(names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"htcv"}
+
+
+@pytest.mark.slow
+def test_wheel_says_what_it_is(wheel):
+    info = {name.split("/")[-1]: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
+    assert "License-Expression: Apache-2.0" in info["METADATA"] and "Apache License" in info["LICENSE"]
+    assert "Requires-Python: >=3.11" in info["METADATA"] and "# htcv" in info["METADATA"]
+    needs = [line for line in info["METADATA"].split("\n") if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert not any(tool in line for line in needs for tool in ("jupyterlab", "nbdev", "pytest", "sphinx", "torchvision"))
+    assert "htcv = htcv._modidx:d" in info["entry_points.txt"]
+
+
+def test_constraints_pin_every_requirement_exactly(root):
+    import re
+    from configparser import ConfigParser
+    ini = ConfigParser(delimiters=["="]); ini.read(root/"settings.ini")
+    pins = dict(line.split("==") for line in (root/"constraints.txt").read_text().split("\n") if line and line[0] != "#")
+    plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    for wanted in (ini["DEFAULT"]["requirements"] + " " + ini["DEFAULT"]["dev_requirements"]).split():
+        assert re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", wanted)[0]).lower() in plain, wanted
+    assert not any("+" in version or "/" in version for version in pins.values())
