@@ -299,6 +299,11 @@ class NormConvolution(nn.Sequential):
         super().__init__(nn.GroupNorm(groups, in_channels),
                          nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False), nn.ReLU())
 
+    def forward(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C',T,H,W)
+        if torch.is_grad_enabled() and not x.requires_grad:
+            x = x.detach().requires_grad_() # behind a frozen encoder, torch 2.13's group norm crashes without it
+        return super().forward(x)
+
 class UpStep(nn.Module):
     "Enlarge, join the skip connection if there is one, convolve twice (3D U-Net, Çiçek et al. 2016)."
     def __init__(self,

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torchmetrics.functional.classification import binary_stat_scores
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from .composition import Layers, compose
@@ -97,9 +96,8 @@ def mask_counts(
     mask, truth = _pair(mask, truth)
     if mask.shape[1] != 1: raise ValueError(f'a mask has one channel; got {tuple(mask.shape)}')
     if mask.min() < 0 or mask.max() > 1: raise ValueError('a mask lies in [0, 1]: sigmoid the logits first')
-    found, there = (mask >= threshold).flatten(1).int(), (truth >= .5).flatten(1).int()
-    scores = binary_stat_scores(found, there, multidim_average='samplewise', validate_args=False)
-    return scores[:, [0, 1, 3]]
+    found, there = (mask >= threshold).flatten(1), (truth >= .5).flatten(1)
+    return torch.stack([(found & there).sum(1), (found & ~there).sum(1), (~found & there).sum(1)], 1)
 
 def _share(part:Tensor, whole:Tensor)->Tensor: # 1 where both are empty
     "A ratio of counts, where nothing out of nothing is right."

@@ -58,6 +58,8 @@ def test_every_notebook_opens_with_title_and_line(notebooks):
         lines = [line for line in nb.cells[0].source.split("\n") if line.strip()]
         assert lines[0].startswith("# ") and lines[1].startswith("> "), name
         assert all(re.match(r"- \w+: ", line) for line in lines[2:]), f"{name}: other prose in cell 1 is lost in the docs"
+        front = yaml.safe_load("\n".join(line[2:] for line in lines[2:])) or {}  # nbdev reads it as YAML: no second colon
+        assert all(isinstance(value, str) for value in front.values()), name
 
 
 def test_every_notebook_stands_in_the_contents_once(root, notebooks):
