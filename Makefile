@@ -47,7 +47,7 @@ test-slow: $(STAMP)  ## the tests that take long: packaging, full-size model
 check: $(STAMP)  ## are the committed notebooks clean and executed?
 	@$(BIN)/python scripts/run_notebooks.py --check
 
-export: $(STAMP)  ## is htcv/ what the notebooks export? (exports)
+export: $(STAMP)  ## export, and fail if htcv/ was not in step
 	@$(BIN)/python scripts/check_export.py
 
 readme: $(STAMP)  ## README.md from nbs/index.ipynb

@@ -87,11 +87,11 @@ class Links:
         return f"[`{match[1]}`]({page}.ipynb)" if page else match[0]
 
     def __call__(self, markdown):
-        "All lines but those of code blocks."
+        "All lines; in code blocks, what nbdev made a link of in a comment is a plain name again."
         fenced, lines = False, []
         for line in markdown.split("\n"):
             if line.lstrip().startswith("```"): fenced = not fenced
-            lines.append(line if fenced else self.line(line))
+            lines.append(re.sub(r"\[(`[^`]*`)\]\(http[^)]*\)", r"\1", line) if fenced else self.line(line))
         return "\n".join(lines)
 
 

@@ -122,10 +122,10 @@ class Progress:
     def close(self): self.done.set(); self.bar.close()
 
 
-def explain(path, error, cells):
+def explain(path, error, cell):
     "The cell that failed and its traceback, without colours."
     text = ANSI.sub("", str(error))
-    return f"\n{'='*80}\n{path.relative_to(ROOT)} failed after {cells} cells; the file was left as it was\n\n{text}\n"
+    return f"\n{'='*80}\n{path.relative_to(ROOT)} failed in cell {cell}; the file was left as it was\n\n{text}\n"
 
 
 def run(paths):
@@ -148,7 +148,7 @@ def run(paths):
         try: client.execute()
         except (CellExecutionError, DeadKernelError) as error:
             progress.close()
-            print(explain(path, error, len(ran)), file=sys.stderr)
+            print(explain(path, error, ran[-1] if ran else 0), file=sys.stderr)
             return 1
         write(target/path.name, clean(nb))
         progress.bar.update(len(nb.cells) - len(ran))

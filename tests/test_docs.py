@@ -60,6 +60,11 @@ def test_signatures_sources_and_figures_are_there(pages, site):
     assert "#| " not in re.sub(r"<[^>]+>", "", composition), "nbdev's directives are left in the page"
 
 
+def test_no_markdown_link_is_left_unrendered(pages):
+    for path, page in pages.items():
+        assert not re.search(r"\]\((https?:|\w+\.ipynb)", re.sub(r"<[^>]+>", "", page.text)), path.name
+
+
 def test_the_site_needs_nothing_from_elsewhere(pages):
     "No script, style sheet, font or picture is fetched from another host."
     for path, page in pages.items():

@@ -46,8 +46,7 @@ def sequences(tmp_path_factory):
 def test_three_kills_change_nothing(sequences, tmp_path):
     whole = run(sequences, tmp_path/'whole')
     assert whole.returncode == 0, whole.stderr
-    steps = sorted(random.Random(11).sample(range(1, STEPS), 3))
-    for kill in (steps[0], 3, 2):                        # counted from each start: a resumed run begins at its last epoch
+    for kill in random.Random(11).choices(range(1, 5), k=3):   # counted from each start: a resumed run begins at its last epoch
         killed = run(sequences, tmp_path/'killed', kill)
         assert killed.returncode == -signal.SIGKILL, (kill, killed.stdout, killed.stderr)
         assert not (tmp_path/'killed'/'killed.safetensors').exists()
