@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REDUCTIONS', 'PRESETS', 'HEADS', 'SMALLEST', 'START', 'FILE_FORMAT', 'DecomposerConfig', 'check_config', 'fit_window',
            'partition_windows', 'merge_windows', 'pad_tokens', 'attention_mask', 'relative_position_index',
-           'WindowAttention', 'SwinBlock', 'PatchEmbedding', 'PatchMerging', 'Encoder', 'NormConvolution', 'UpStep',
-           'UNetHead', 'Prediction', 'check_frames', 'Decomposer', 'create_decomposer', 'configure', 'count_parameters',
-           'Autoencoder', 'save_decomposer', 'load_decomposer']
+           'WindowAttention', 'SwinBlock', 'PatchEmbedding', 'PatchMerging', 'Stem', 'Encoder', 'NormConvolution',
+           'UpStep', 'UNetHead', 'Prediction', 'check_frames', 'Decomposer', 'create_decomposer', 'configure',
+           'count_parameters', 'Autoencoder', 'save_decomposer', 'load_decomposer']
 
 # %% ../nbs/05_decomposer.ipynb #cell-002
 import json, math, os
@@ -38,13 +38,15 @@ class DecomposerConfig:
     norm_groups:int=4               # of the group norms in the heads
     up_maps:tuple=(32, 16)          # channels of the up-steps without skip, one per halving of a patch
     kernel:tuple=(1, 3, 3)          # convolutions beside a skip connection: frames, rows, columns
-    up_kernel:tuple=(1, 3, 3)       # convolutions of the up-steps without skip
+    up_kernel:tuple=(1, 3, 3)       # convolutions of the up-steps
+    stem:tuple=(16, 8)              # channels of the fine maps beside the up-steps; () leaves them without skip
     source_reduction:str='mean'     # how T becomes 1: 'first', 'mean' or 'mean_max'
     lighting_channels:int=3         # of shadow and of light: 3 or 1
+    source_residual:bool=True       # the source head corrects the mean of the frames
     informed_bias:bool=True         # start from "hardly any shadow, light or occluder"
 
     def __post_init__(self):
-        for name in ('patch', 'depths', 'attention_heads', 'window', 'up_maps', 'kernel', 'up_kernel'):
+        for name in ('patch', 'depths', 'attention_heads', 'window', 'up_maps', 'kernel', 'up_kernel', 'stem'):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
         check_config(self)
 
@@ -59,14 +61,14 @@ def _whole_numbers(name:str, values)->tuple:
     "A tuple of positive integers, or a `ValueError`."
     ok = isinstance(values, (tuple, list)) and all(type(x) is int and x > 0 for x in values)
     ok = ok and len(values) == (3 if name in ('patch', 'window', 'kernel', 'up_kernel') else len(values))
-    if not ok or not values:
+    if not ok or not (values or name == 'stem'):
         raise ValueError(f'{name} must hold positive whole numbers, three for frames, rows, columns; got {values!r}')
     return tuple(values)
 
 def check_config(c:'DecomposerConfig'):
     "Raises a `ValueError` that says which numbers do not fit together."
     _whole_numbers('dim', [c.dim]), _whole_numbers('norm_groups', [c.norm_groups])
-    step, widths = 2**len(c.up_maps), (*c.maps, *c.up_maps)
+    step, widths = 2**len(c.up_maps), (*c.maps, *c.up_maps, *c.stem)
     faults = {f'depths {c.depths} and attention_heads {c.attention_heads} need one number for each level':
                   len(c.depths) != len(c.attention_heads),
               f'up_maps {c.up_maps} ask for a patch of (t, {step}, {step}); got {c.patch}': c.patch[1:] != (step, step),
@@ -76,6 +78,10 @@ def check_config(c:'DecomposerConfig'):
                   not isinstance(c.mlp_ratio, (int, float)) or c.mlp_ratio*c.dim < 1,
               f'source_reduction must be one of {REDUCTIONS}; got {c.source_reduction!r}':
                   c.source_reduction not in REDUCTIONS,
+              f'stem {c.stem} needs one number for each of up_maps {c.up_maps}, and tokens of one frame':
+                  bool(c.stem) and (len(c.stem) != len(c.up_maps) or c.patch[0] != 1),
+              "source_reduction 'first' drops frames in an up-step without skip; it needs stem=()":
+                  bool(c.stem) and c.source_reduction == 'first',
               f'lighting_channels must be 1 or 3; got {c.lighting_channels!r}': c.lighting_channels not in (1, 3)}
     faults |= {f'{w} channels cannot be shared by {n} attention heads': w % n for w, n in zip(c.maps, c.attention_heads)}
     faults |= {f'{w} channels cannot be split into {c.norm_groups} norm_groups': w % c.norm_groups for w in widths}
@@ -86,9 +92,10 @@ def check_config(c:'DecomposerConfig'):
 PRESETS = {
     'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2), attention_heads=(3, 6, 12, 24),
                                window=(2, 7, 7), norm_groups=8, up_maps=(48, 24), kernel=(3, 3, 3),
-                               up_kernel=(3, 3, 3), source_reduction='first', informed_bias=False),
+                               up_kernel=(3, 3, 3), stem=(), source_reduction='first', source_residual=False,
+                               informed_bias=False),
     'compact': DecomposerConfig(),
-    'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2, up_maps=(8, 4)),
+    'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2, up_maps=(8, 4), stem=(4, 4)),
 }
 
 # %% ../nbs/05_decomposer.ipynb #cell-010
@@ -214,10 +221,9 @@ class SwinBlock(nn.Module):
         size = tuple(x.shape[1:4])
         window, shift = fit_window(size, self.window, self.shifted)
         x = pad_tokens(x, window)
-        padded = x.shape[1:4]
         if any(shift): x = x.roll([-s for s in shift], dims=(1, 2, 3))
-        x = self.attention(partition_windows(x, window), window, attention_mask(size, window, shift, x.device))
-        x = merge_windows(x, window, padded)
+        y = self.attention(partition_windows(x, window), window, attention_mask(size, window, shift, x.device))
+        x = merge_windows(y, window, x.shape[1:4])
         if any(shift): x = x.roll(shift, dims=(1, 2, 3))
         return x[:, :size[0], :size[1], :size[2]]
 
@@ -256,6 +262,27 @@ class PatchMerging(nn.Module):
         return self.reduce(self.norm(rearrange(x, 'b t (h p) (w q) c -> b t h w (p q c)', p=2, q=2)))
 
 # %% ../nbs/05_decomposer.ipynb #cell-020
+class Stem(nn.Module):
+    "Fine maps of each frame, from full size down, for what is smaller than a token."
+    def __init__(self,
+        patch:tuple, # frames are filled to whole patches first, as in the embedding
+        maps:tuple,  # channels, coarsest first, as the up-steps use them
+    ):
+        super().__init__()
+        self.patch, widths = patch, (3, *reversed(maps))
+        self.convolutions = nn.ModuleList(
+            nn.Conv3d(a, b, (1, 3, 3), stride=(1, 1 + (i > 0), 1 + (i > 0)), padding=(0, 1, 1))
+            for i, (a, b) in enumerate(zip(widths, widths[1:])))
+
+    def forward(self, frames:Tensor)->list[Tensor]: # (B,3,T,H,W) -> (B,C,T,H,W), (B,C',T,H/2,W/2), …
+        more_h, more_w = (-size % step for size, step in zip(frames.shape[3:], self.patch[1:]))
+        maps, x = [], F.pad(frames, (0, more_w, 0, more_h, 0, 0), mode='replicate')
+        for convolution in self.convolutions:
+            x = convolution(x).relu()
+            maps.append(x)
+        return maps
+
+# %% ../nbs/05_decomposer.ipynb #cell-021
 class Encoder(nn.Module):
     "Video Swin transformer: frames to one feature map for each level, finest first (Liu et al. 2022)."
     def __init__(self,
@@ -268,7 +295,7 @@ class Encoder(nn.Module):
             nn.Sequential(*[SwinBlock(width, heads, config.window, bool(i % 2), config.mlp_ratio)
                             for i in range(depth)])
             for width, heads, depth in zip(config.maps, config.attention_heads, config.depths))
-        self.norm = nn.LayerNorm(config.maps[-1])
+        self.norm, self.stem = nn.LayerNorm(config.maps[-1]), Stem(config.patch, config.stem)
         self.apply(self._initialise)
 
     @staticmethod
@@ -284,20 +311,18 @@ class Encoder(nn.Module):
             x = level(x if merging is None else merging(x))
             maps.append(x)
         maps[-1] = self.norm(maps[-1])
-        return [rearrange(x, 'b t h w c -> b c t h w') for x in maps]
+        return self.stem(frames) + [rearrange(x, 'b t h w c -> b c t h w') for x in maps]
 
-# %% ../nbs/05_decomposer.ipynb #cell-023
+# %% ../nbs/05_decomposer.ipynb #cell-024
 class NormConvolution(nn.Sequential):
     "Group norm on the channels that come in → convolution without bias → ReLU."
     def __init__(self,
-        in_channels:int,  # channels that come in
-        out_channels:int, # channels that go out
-        kernel:tuple,     # frames, rows, columns; odd, so that sizes stay
-        groups:int,       # of the norm
+        in_channels:int, out_channels:int, # channels that come in and go out
+        kernel:tuple, # frames, rows, columns; odd, so that sizes stay
+        groups:int,   # of the norm
     ):
-        padding = tuple(k//2 for k in kernel)
-        super().__init__(nn.GroupNorm(groups, in_channels),
-                         nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False), nn.ReLU())
+        convolution = nn.Conv3d(in_channels, out_channels, kernel, padding=tuple(k//2 for k in kernel), bias=False)
+        super().__init__(nn.GroupNorm(groups, in_channels), convolution, nn.ReLU())
 
     def forward(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C',T,H,W)
         if torch.is_grad_enabled() and not x.requires_grad:
@@ -307,11 +332,9 @@ class NormConvolution(nn.Sequential):
 class UpStep(nn.Module):
     "Enlarge, join the skip connection if there is one, convolve twice (3D U-Net, Çiçek et al. 2016)."
     def __init__(self,
-        in_channels:int,   # of the coarser map
-        skip_channels:int, # of the map beside it, 0 for none
-        out_channels:int,  # that go out
-        kernel:tuple,      # of both convolutions
-        groups:int,        # of their norms
+        in_channels:int, skip_channels:int, out_channels:int, # of the coarser map, the map beside it (or 0), the result
+        kernel:tuple, # of both convolutions
+        groups:int,   # of their norms
     ):
         super().__init__()
         first = NormConvolution(in_channels + skip_channels, out_channels, kernel, groups)
@@ -321,7 +344,7 @@ class UpStep(nn.Module):
         x = F.interpolate(x, size=tuple(size), mode='nearest')
         return self.convolutions(x if skip is None else torch.cat([x, skip], dim=1))
 
-# %% ../nbs/05_decomposer.ipynb #cell-024
+# %% ../nbs/05_decomposer.ipynb #cell-025
 class UNetHead(nn.Module):
     "A decoder over the encoder's levels (report: three of them, one for each kind of layer)."
     def __init__(self,
@@ -331,14 +354,14 @@ class UNetHead(nn.Module):
         skips:bool=True,   # skip connections? off for pretraining as an autoencoder
     ):
         super().__init__()
-        c, self.time, self.skips, pooled = config, time, skips, time.startswith('mean')
-        wider, flat = 1 + (time == 'mean_max'), lambda kernel: (1, *kernel[1:]) if pooled else kernel
-        widths = [wider*c.maps[-1], *c.maps[-2::-1], *c.up_maps] # one frame needs no convolution over time
-        sizes = [(widths[i], wider*c.maps[-2-i]*skips, widths[i+1], flat(c.kernel)) for i in range(len(c.maps)-1)]
-        up_sizes = [(a, 0, b, flat(c.up_kernel)) for a, b in zip(widths[len(c.maps)-1:], c.up_maps)]
-        self.steps = nn.ModuleList(UpStep(*size, c.norm_groups) for size in sizes)
-        self.up_steps = nn.ModuleList(UpStep(*size, c.norm_groups) for size in up_sizes)
-        self.output, self.patch_frames = nn.Conv3d(widths[-1], out_channels, 1), c.patch[0]
+        self.time, self.skips, self.patch_frames = time, skips, config.patch[0]
+        n_up, wider = len(config.up_maps), 2 if time == 'mean_max' else 1
+        widths = [wider*config.maps[-1], *config.maps[-2::-1], *config.up_maps]
+        skip_widths = [wider*width*skips for width in (*config.maps[-2::-1], *(config.stem or [0]*n_up))]
+        kernels = [config.kernel]*(len(config.maps) - 1) + [config.up_kernel]*n_up
+        if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels] # time is gone by then
+        self.steps = nn.ModuleList(UpStep(*step, config.norm_groups) for step in zip(widths, skip_widths, widths[1:], kernels))
+        self.output = nn.Conv3d(widths[-1], out_channels, 1)
 
     def pool(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C or 2C,1,H,W), or unchanged
         maximum = [x.amax(2, keepdim=True)] if self.time == 'mean_max' else []
@@ -349,10 +372,10 @@ class UNetHead(nn.Module):
         *skips, x = [self.pool(level) for level in levels]
         for step, skip in zip(self.steps, reversed(skips)):
             x = step(x, skip.shape[2:], skip if self.skips else None)
-        for step in self.up_steps: x = step(x, (n_frames, 2*x.shape[3], 2*x.shape[4]))
+        for step in self.steps[len(skips):]: x = step(x, (n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 
-# %% ../nbs/05_decomposer.ipynb #cell-027
+# %% ../nbs/05_decomposer.ipynb #cell-028
 HEADS = ('source', 'light_shadow', 'occlusion')
 
 @dataclass
@@ -374,7 +397,7 @@ class Prediction:
         if missing: raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of {HEADS}')
         return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb)
 
-# %% ../nbs/05_decomposer.ipynb #cell-028
+# %% ../nbs/05_decomposer.ipynb #cell-029
 SMALLEST = 16 # pixels on a side
 
 def check_frames(
@@ -391,7 +414,7 @@ def check_frames(
     if min(shape[3:]) < SMALLEST: refuse(f'be at least {SMALLEST}×{SMALLEST} pixels')
     if not frames.is_floating_point(): refuse('be float in [0, 1]: divide bytes by 255')
 
-# %% ../nbs/05_decomposer.ipynb #cell-029
+# %% ../nbs/05_decomposer.ipynb #cell-030
 class Decomposer(nn.Module):
     "One encoder, three heads: a sequence into its layers."
     def __init__(self,
@@ -419,14 +442,16 @@ class Decomposer(nn.Module):
         check_frames(frames)
         T, H, W = frames.shape[2:]
         levels = self.encoder(frames)
-        return self._read({name: self.parts[name](levels)[:, :, :T, :H, :W] for name in heads})
+        return self._read({name: self.parts[name](levels)[:, :, :T, :H, :W] for name in heads}, frames)
 
-# %% ../nbs/05_decomposer.ipynb #cell-030
+# %% ../nbs/05_decomposer.ipynb #cell-031
 @patch
-def _read(self:Decomposer, outputs:dict)->Prediction: # outputs of the heads, as channels
+def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction: # outputs of the heads, as channels
     "Channels to layers, each through its own end."
     prediction = Prediction()
-    if 'source' in outputs: prediction.source = outputs['source'][:, :, 0].sigmoid()
+    if 'source' in outputs:
+        start = frames.mean(2).clamp(.01, .99).logit() if self.config.source_residual else 0
+        prediction.source = (outputs['source'][:, :, 0] + start).sigmoid()
     if 'light_shadow' in outputs:
         light, shadow = outputs['light_shadow'].chunk(2, dim=1)
         prediction.light, prediction.shadow = light.relu().clamp(max=1), shadow.sigmoid()
@@ -441,12 +466,12 @@ START = dict(light=.1, shadow=2., mask=-2.) # before ReLU, sigmoid and sigmoid
 @torch.no_grad()
 def _start_from_nothing(self:Decomposer):
     "Outputs begin at `START`: hardly any light, shadow or occluder, and alive."
-    for head in (self.light_shadow, self.occlusion): head.output.weight.mul_(.1)
+    for head in (self.source, self.light_shadow, self.occlusion): head.output.weight.mul_(.1)
     light, shadow = self.light_shadow.output.bias.chunk(2)
     light.fill_(START['light']); shadow.fill_(START['shadow'])
     self.occlusion.output.bias[0] = START['mask']
 
-# %% ../nbs/05_decomposer.ipynb #cell-031
+# %% ../nbs/05_decomposer.ipynb #cell-032
 def create_decomposer(
     preset:str='compact',  # one of `PRESETS`
     *,
@@ -476,7 +501,7 @@ def count_parameters(
     "Parameters of the encoder and of each head."
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
 
-# %% ../nbs/05_decomposer.ipynb #cell-043
+# %% ../nbs/05_decomposer.ipynb #cell-044
 class Autoencoder(nn.Module):
     "The encoder of a decomposer and one head, skip connections off, that draws the frames again."
     def __init__(self,
@@ -491,7 +516,7 @@ class Autoencoder(nn.Module):
         T, H, W = frames.shape[2:]
         return self.head(self.encoder(frames))[:, :, :T, :H, :W].sigmoid()
 
-# %% ../nbs/05_decomposer.ipynb #cell-046
+# %% ../nbs/05_decomposer.ipynb #cell-047
 FILE_FORMAT = 'htcv.decomposer.1'
 
 def save_decomposer(
@@ -517,7 +542,7 @@ def _read_config(metadata:dict, path:Path)->DecomposerConfig:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} holds no usable configuration: {error}') from error
 
-# %% ../nbs/05_decomposer.ipynb #cell-047
+# %% ../nbs/05_decomposer.ipynb #cell-048
 def load_decomposer(
     path:str|Path,            # as written by `save_decomposer`
     device:str|torch.device='cpu',
