@@ -36,7 +36,7 @@ report: $(STAMP)  ## run all notebooks: every figure, every result, then README.
 test: $(STAMP)  ## check everything: notebooks, export, their tests at tiny scale, docs, pytest
 	@$(MAKE) --no-print-directory check export
 	@echo "nbdev_test, every notebook at scale tiny"
-	@HTCV_SCALE=tiny $(BIN)/nbdev_test --timing
+	@HTCV_SCALE=tiny OMP_NUM_THREADS=1 $(BIN)/nbdev_test --timing
 	@$(MAKE) --no-print-directory docs
 	@HTCV_SCALE=tiny $(BIN)/python -m pytest -m 'not slow'
 

@@ -60,4 +60,4 @@ def mask_stage(
 )->Stage:
     "The occlusion head learns where; everything else is frozen (report §3.2.1)."
     return Stage(f'mask-{labels}' + '-unweighted'*(not weighted), ('occlusion',), functools.partial(mask_loss, labels=labels, weighted=weighted),
-                 steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=finetuning_stage(), learning_rate=by_scale(tiny=3e-3, report=1e-3))
+                 steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=finetuning_stage(), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

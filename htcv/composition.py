@@ -21,35 +21,45 @@ class Layers:
     light:Tensor           # (B,1 or 3,T,H,W), >= 0, added
     occlusion_mask:Tensor  # (B,1,T,H,W) in [0,1]; 1 hides the picture
     occlusion_rgb:Tensor   # (B,3,T,H,W) in [0,1]
-    alpha:Tensor|None=None # (B,1,T,H,W) in [0,1]: true opacity of a translucent occluder, known in synthesis only
+    alpha:Tensor|None=None # (B,1,T,H,W) in [0,1]: true opacity of an occluder, known in synthesis only
 
     def __len__(self): return len(self.source)
+
     def map(self, change)->'Layers': # `change`: Tensor -> Tensor
         "The same layers with every tensor changed."
-        return Layers(*[x if x is None else change(x) for x in (getattr(self, f.name) for f in fields(self))])
+        tensors = [getattr(self, field.name) for field in fields(self)]
+        return Layers(*[x if x is None else change(x) for x in tensors])
+
     def __getitem__(self, batch:slice|Tensor|list)->'Layers':
         "Some sequences of the batch; an integer keeps the batch dimension."
         batch = slice(batch, batch + 1 or None) if isinstance(batch, int) else batch
         return self.map(lambda x: x[batch])
-    def to(self, *args, **kwargs)->'Layers': return self.map(lambda x: x.to(*args, **kwargs))
+
+    def to(self, *args, **kwargs)->'Layers': # arguments of `Tensor.to`
+        "The same layers on another device or of another type."
+        return self.map(lambda x: x.to(*args, **kwargs))
 
 # %% ../nbs/01_composition.ipynb #cell-006
-_CHANNELS = dict(source=(3,), shadow=(1, 3), light=(1, 3), occlusion_mask=(1,), occlusion_rgb=(3,), alpha=(1,))
+_CHANNELS = dict(source=(3,), shadow=(1, 3), light=(1, 3),
+                 occlusion_mask=(1,), occlusion_rgb=(3,), alpha=(1,))
 
 def check_layers(
     layers:Layers # raises `ValueError` where shapes or ranges are not those of the table above
 )->Layers: # the same, so that the check can stand in a chain
     "Shapes that belong together, values in their ranges, nothing that is not a number."
-    if layers.source.ndim != 4: raise ValueError(f'source must be (B,3,H,W); got {tuple(layers.source.shape)}')
-    (B, _, H, W), T = layers.source.shape, layers.shadow.shape[2] if layers.shadow.ndim == 5 else '?'
+    if layers.source.ndim != 4:
+        raise ValueError(f'source must be (B,3,H,W); got {tuple(layers.source.shape)}')
+    B, _, H, W = layers.source.shape
+    T = layers.shadow.shape[2] if layers.shadow.ndim == 5 else '?'
     for name, channels in _CHANNELS.items():
-        x = getattr(layers, name)
+        x, top = getattr(layers, name), float('inf') if name == 'light' else 1
         if x is None: continue
         wanted = [(B, c, H, W) if name == 'source' else (B, c, T, H, W) for c in channels]
-        if tuple(x.shape) not in wanted: raise ValueError(f'{name} must be {" or ".join(map(str, wanted))}; got {tuple(x.shape)}')
+        if tuple(x.shape) not in wanted:
+            raise ValueError(f'{name} must be {" or ".join(map(str, wanted))}; got {tuple(x.shape)}')
         if not torch.isfinite(x).all(): raise ValueError(f'{name} holds values that are not finite')
-        if x.min() < 0 or (name != 'light' and x.max() > 1):
-            raise ValueError(f'{name} must lie in [0, {"inf" if name == "light" else 1}]; it spans {x.min():.3f} to {x.max():.3f}')
+        if x.min() < 0 or x.max() > top:
+            raise ValueError(f'{name} must lie in [0, {top}]; it spans {x.min():.3f} to {x.max():.3f}')
     return layers
 
 # %% ../nbs/01_composition.ipynb #cell-009
@@ -107,7 +117,8 @@ def canonical_layers(
 )->tuple[Tensor, Tensor]: # shadow and light, both (B,3,T,H,W); `underlying` gives `unoccluded` back
     "The one split into shadow and light that all scores of this repository use."
     if order not in ORDERS: raise ValueError(f'order must be one of {ORDERS}; got {order!r}')
-    if bare.shape != unoccluded.shape: raise ValueError(f'bare {tuple(bare.shape)} and unoccluded {tuple(unoccluded.shape)} differ')
+    if bare.shape != unoccluded.shape:
+        raise ValueError(f'bare {tuple(bare.shape)} and unoccluded {tuple(unoccluded.shape)} differ')
     still = source.unsqueeze(2)
     shadow = _ratio(unoccluded, bare) * _ratio(bare, still)
     if order == 'shadow_first': return shadow, (unoccluded - still*shadow).clamp(min=0)
@@ -137,23 +148,29 @@ def adjusted(
     picture = underlying(layers.source, 1 - shadow*(1 - layers.shadow), light*layers.light, order)
     return composite(picture, occlusion*layers.occlusion_mask, layers.occlusion_rgb, mode)
 
+# %% ../nbs/01_composition.ipynb #cell-028
 def explore_composition(
     layers:Layers # one sequence; the first of a batch is shown
 ):
     "Sliders for every layer, the order and ⊕; returns a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
-    slider = lambda name, top=1.: widgets.FloatSlider(1., min=0, max=top, step=.05, description=name, continuous_update=False)
-    controls = dict(shadow=slider('shadow'), light=slider('light', 2.), occlusion=slider('occlusion'),
-                    order=widgets.Dropdown(options=ORDERS, description='order'), mode=widgets.Dropdown(options=MODES, value='soft', description='⊕'))
+    def slider(name, top=1.):
+        return widgets.FloatSlider(1., min=0, max=top, step=.05, description=name,
+                                   continuous_update=False)
+    controls = dict(shadow=slider('shadow'), light=slider('light', 2.),
+                    occlusion=slider('occlusion'),
+                    order=widgets.Dropdown(options=ORDERS, description='order'),
+                    mode=widgets.Dropdown(options=MODES, value='soft', description='⊕'))
     picture = widgets.Image(format='png', layout=widgets.Layout(max_width='100%', width='900px'))
     def refresh(_=None):
         frames = adjusted(layers[0], **{name: control.value for name, control in controls.items()})
         picture.value = _strip(frames[0])
     for control in controls.values(): control.observe(refresh, 'value')
     refresh()
-    return widgets.VBox([widgets.HBox(list(controls.values())[:3]), widgets.HBox(list(controls.values())[3:]), picture])
+    *sliders, order, mode = controls.values()
+    return widgets.VBox([widgets.HBox(sliders), widgets.HBox([order, mode]), picture])
 
-# %% ../nbs/01_composition.ipynb #cell-028
+# %% ../nbs/01_composition.ipynb #cell-029
 def _strip(
     frames:Tensor, # (C,T,H,W)
 )->bytes: # PNG of the frames side by side
@@ -163,6 +180,7 @@ def _strip(
     from htcv.plots import to_picture
     gap = torch.ones(frames.shape[0], frames.shape[2], 3)
     row = torch.cat([x for frame in frames.unbind(1) for x in (frame, gap)][:-1], dim=2)
-    picture, buffer = to_picture(row), io.BytesIO()
-    matplotlib.image.imsave(buffer, picture, cmap='gray', vmin=0, vmax=1, format='png', metadata={'Software': None})
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, to_picture(row), cmap='gray', vmin=0, vmax=1, format='png',
+                            metadata={'Software': None})
     return buffer.getvalue()

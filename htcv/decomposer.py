@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REDUCTIONS', 'PRESETS', 'HEADS', 'SMALLEST', 'START', 'FILE_FORMAT', 'DecomposerConfig', 'check_config', 'fit_window',
            'partition_windows', 'merge_windows', 'pad_tokens', 'attention_mask', 'relative_position_index',
-           'WindowAttention', 'SwinBlock', 'PatchEmbedding', 'PatchMerging', 'Stem', 'Encoder', 'NormConvolution',
-           'UpStep', 'UNetHead', 'Prediction', 'check_frames', 'Decomposer', 'create_decomposer', 'configure',
-           'count_parameters', 'Autoencoder', 'save_decomposer', 'load_decomposer']
+           'WindowAttention', 'SwinBlock', 'PatchEmbedding', 'PatchMerging', 'Encoder', 'NormConvolution', 'UpStep',
+           'deviations', 'evidence', 'Stem', 'UNetHead', 'Prediction', 'check_frames', 'Decomposer',
+           'create_decomposer', 'configure', 'count_parameters', 'Autoencoder', 'save_decomposer', 'load_decomposer']
 
 # %% ../nbs/05_decomposer.ipynb #cell-002
 import json, math, os
@@ -43,6 +43,7 @@ class DecomposerConfig:
     source_reduction:str='mean'     # how T becomes 1: 'first', 'mean' or 'mean_max'
     lighting_channels:int=3         # of shadow and of light: 3 or 1
     source_residual:bool=True       # the source head corrects the mean of the frames
+    rgb_residual:bool=True          # the occluder's colour corrects the frame, where it is seen
     informed_bias:bool=True         # start from "hardly any shadow, light or occluder"
 
     def __post_init__(self):
@@ -93,7 +94,7 @@ PRESETS = {
     'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2), attention_heads=(3, 6, 12, 24),
                                window=(2, 7, 7), norm_groups=8, up_maps=(48, 24), kernel=(3, 3, 3),
                                up_kernel=(3, 3, 3), stem=(), source_reduction='first', source_residual=False,
-                               informed_bias=False),
+                               rgb_residual=False, informed_bias=False),
     'compact': DecomposerConfig(),
     'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2, up_maps=(8, 4), stem=(4, 4)),
 }
@@ -262,27 +263,6 @@ class PatchMerging(nn.Module):
         return self.reduce(self.norm(rearrange(x, 'b t (h p) (w q) c -> b t h w (p q c)', p=2, q=2)))
 
 # %% ../nbs/05_decomposer.ipynb #cell-020
-class Stem(nn.Module):
-    "Fine maps of each frame, from full size down, for what is smaller than a token."
-    def __init__(self,
-        patch:tuple, # frames are filled to whole patches first, as in the embedding
-        maps:tuple,  # channels, coarsest first, as the up-steps use them
-    ):
-        super().__init__()
-        self.patch, widths = patch, (3, *reversed(maps))
-        self.convolutions = nn.ModuleList(
-            nn.Conv3d(a, b, (1, 3, 3), stride=(1, 1 + (i > 0), 1 + (i > 0)), padding=(0, 1, 1))
-            for i, (a, b) in enumerate(zip(widths, widths[1:])))
-
-    def forward(self, frames:Tensor)->list[Tensor]: # (B,3,T,H,W) -> (B,C,T,H,W), (B,C',T,H/2,W/2), …
-        more_h, more_w = (-size % step for size, step in zip(frames.shape[3:], self.patch[1:]))
-        maps, x = [], F.pad(frames, (0, more_w, 0, more_h, 0, 0), mode='replicate')
-        for convolution in self.convolutions:
-            x = convolution(x).relu()
-            maps.append(x)
-        return maps
-
-# %% ../nbs/05_decomposer.ipynb #cell-021
 class Encoder(nn.Module):
     "Video Swin transformer: frames to one feature map for each level, finest first (Liu et al. 2022)."
     def __init__(self,
@@ -295,7 +275,7 @@ class Encoder(nn.Module):
             nn.Sequential(*[SwinBlock(width, heads, config.window, bool(i % 2), config.mlp_ratio)
                             for i in range(depth)])
             for width, heads, depth in zip(config.maps, config.attention_heads, config.depths))
-        self.norm, self.stem = nn.LayerNorm(config.maps[-1]), Stem(config.patch, config.stem)
+        self.norm = nn.LayerNorm(config.maps[-1])
         self.apply(self._initialise)
 
     @staticmethod
@@ -311,9 +291,9 @@ class Encoder(nn.Module):
             x = level(x if merging is None else merging(x))
             maps.append(x)
         maps[-1] = self.norm(maps[-1])
-        return self.stem(frames) + [rearrange(x, 'b t h w c -> b c t h w') for x in maps]
+        return [rearrange(x, 'b t h w c -> b c t h w') for x in maps]
 
-# %% ../nbs/05_decomposer.ipynb #cell-024
+# %% ../nbs/05_decomposer.ipynb #cell-023
 class NormConvolution(nn.Sequential):
     "Group norm on the channels that come in → convolution without bias → ReLU."
     def __init__(self,
@@ -345,6 +325,47 @@ class UpStep(nn.Module):
         return self.convolutions(x if skip is None else torch.cat([x, skip], dim=1))
 
 # %% ../nbs/05_decomposer.ipynb #cell-025
+def deviations(
+    frames:Tensor,      # (B,3,T,H,W) in [0,1]
+    cells:int=8,        # of the grid of local means, along each side
+    epsilon:float=.02,  # keeps black from being divided by black
+)->Tensor: # (B,6,T,H,W): of the detail and of the light
+    "How each frame differs from the median of all, in what lighting leaves alone and in lighting itself."
+    flat = rearrange(frames, 'b c t h w -> (b t) c h w')
+    mean = F.interpolate(F.adaptive_avg_pool2d(flat, cells), size=frames.shape[3:], mode='bilinear')
+    mean = rearrange(mean, '(b t) c h w -> b c t h w', t=frames.shape[2])
+    detail, middle = frames/(mean + epsilon), mean.median(2, keepdim=True).values
+    return torch.cat([detail - detail.median(2, keepdim=True).values, (mean - middle)/(mean + middle + epsilon)], dim=1)
+
+def evidence(
+    frames:Tensor, # (B,3,T,H,W) in [0,1]
+    patch:tuple,   # rows and columns are filled to whole patches, as in the embedding
+)->Tensor: # (B,9,T,H',W'): the frames and their deviations
+    "What the stem of every head looks at."
+    more_h, more_w = (-size % step for size, step in zip(frames.shape[3:], patch[1:]))
+    frames = F.pad(frames, (0, more_w, 0, more_h, 0, 0), mode='replicate')
+    return torch.cat([frames, deviations(frames)], dim=1)
+
+# %% ../nbs/05_decomposer.ipynb #cell-027
+class Stem(nn.Module):
+    "Fine maps of each frame and its deviations, from full size down, for what is smaller than a token."
+    def __init__(self,
+        maps:tuple # channels, coarsest first, as the up-steps use them
+    ):
+        super().__init__()
+        widths = (9, *reversed(maps))
+        self.convolutions = nn.ModuleList(
+            nn.Conv3d(a, b, (1, 3, 3), stride=(1, 1 + (i > 0), 1 + (i > 0)), padding=(0, 1, 1))
+            for i, (a, b) in enumerate(zip(widths, widths[1:])))
+
+    def forward(self, x:Tensor)->list[Tensor]: # `evidence` (B,9,T,H,W) -> (B,C,T,H,W), (B,C',T,H/2,W/2), …
+        maps = []
+        for convolution in self.convolutions:
+            x = convolution(x).relu()
+            maps.append(x)
+        return maps
+
+# %% ../nbs/05_decomposer.ipynb #cell-028
 class UNetHead(nn.Module):
     "A decoder over the encoder's levels (report: three of them, one for each kind of layer)."
     def __init__(self,
@@ -361,21 +382,25 @@ class UNetHead(nn.Module):
         kernels = [config.kernel]*(len(config.maps) - 1) + [config.up_kernel]*n_up
         if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels] # time is gone by then
         self.steps = nn.ModuleList(UpStep(*step, config.norm_groups) for step in zip(widths, skip_widths, widths[1:], kernels))
-        self.output = nn.Conv3d(widths[-1], out_channels, 1)
+        self.output, self.stem = nn.Conv3d(widths[-1], out_channels, 1), Stem(config.stem if skips else ())
 
     def pool(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C or 2C,1,H,W), or unchanged
         maximum = [x.amax(2, keepdim=True)] if self.time == 'mean_max' else []
         return torch.cat([x.mean(2, keepdim=True), *maximum], dim=1) if self.time.startswith('mean') else x
 
-    def forward(self, levels:list[Tensor])->Tensor: # finest first -> (B,C,T',H',W'), whole patches
+    def forward(self,
+        levels:list[Tensor],          # of the encoder, finest first
+        evidence:Tensor|None=None,    # (B,9,T,H,W), for the stem
+    )->Tensor: # (B,C,T',H',W'), whole patches
         n_frames = levels[0].shape[2]*self.patch_frames if self.time == 'frames' else 1
-        *skips, x = [self.pool(level) for level in levels]
+        fine = self.stem(evidence) if len(self.stem.convolutions) else []
+        *skips, x = [self.pool(level) for level in fine + levels]
         for step, skip in zip(self.steps, reversed(skips)):
             x = step(x, skip.shape[2:], skip if self.skips else None)
         for step in self.steps[len(skips):]: x = step(x, (n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 
-# %% ../nbs/05_decomposer.ipynb #cell-028
+# %% ../nbs/05_decomposer.ipynb #cell-031
 HEADS = ('source', 'light_shadow', 'occlusion')
 
 @dataclass
@@ -397,7 +422,7 @@ class Prediction:
         if missing: raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of {HEADS}')
         return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb)
 
-# %% ../nbs/05_decomposer.ipynb #cell-029
+# %% ../nbs/05_decomposer.ipynb #cell-032
 SMALLEST = 16 # pixels on a side
 
 def check_frames(
@@ -414,7 +439,7 @@ def check_frames(
     if min(shape[3:]) < SMALLEST: refuse(f'be at least {SMALLEST}×{SMALLEST} pixels')
     if not frames.is_floating_point(): refuse('be float in [0, 1]: divide bytes by 255')
 
-# %% ../nbs/05_decomposer.ipynb #cell-030
+# %% ../nbs/05_decomposer.ipynb #cell-033
 class Decomposer(nn.Module):
     "One encoder, three heads: a sequence into its layers."
     def __init__(self,
@@ -442,9 +467,10 @@ class Decomposer(nn.Module):
         check_frames(frames)
         T, H, W = frames.shape[2:]
         levels = self.encoder(frames)
-        return self._read({name: self.parts[name](levels)[:, :, :T, :H, :W] for name in heads}, frames)
+        seen = evidence(frames, self.config.patch) if self.config.stem else None
+        return self._read({name: self.parts[name](levels, seen)[:, :, :T, :H, :W] for name in heads}, frames)
 
-# %% ../nbs/05_decomposer.ipynb #cell-031
+# %% ../nbs/05_decomposer.ipynb #cell-034
 @patch
 def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction: # outputs of the heads, as channels
     "Channels to layers, each through its own end."
@@ -457,7 +483,8 @@ def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction: # outputs o
         prediction.light, prediction.shadow = light.relu().clamp(max=1), shadow.sigmoid()
     if 'occlusion' in outputs:
         prediction.occlusion_logit = outputs['occlusion'][:, :1]
-        prediction.occlusion_rgb = outputs['occlusion'][:, 1:].sigmoid()
+        start = frames.clamp(.01, .99).logit() if self.config.rgb_residual else 0
+        prediction.occlusion_rgb = (outputs['occlusion'][:, 1:] + start).sigmoid()
     return prediction
 
 START = dict(light=.1, shadow=2., mask=-2.) # before ReLU, sigmoid and sigmoid
@@ -471,7 +498,7 @@ def _start_from_nothing(self:Decomposer):
     light.fill_(START['light']); shadow.fill_(START['shadow'])
     self.occlusion.output.bias[0] = START['mask']
 
-# %% ../nbs/05_decomposer.ipynb #cell-032
+# %% ../nbs/05_decomposer.ipynb #cell-035
 def create_decomposer(
     preset:str='compact',  # one of `PRESETS`
     *,
@@ -501,7 +528,7 @@ def count_parameters(
     "Parameters of the encoder and of each head."
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
 
-# %% ../nbs/05_decomposer.ipynb #cell-044
+# %% ../nbs/05_decomposer.ipynb #cell-047
 class Autoencoder(nn.Module):
     "The encoder of a decomposer and one head, skip connections off, that draws the frames again."
     def __init__(self,
@@ -516,7 +543,7 @@ class Autoencoder(nn.Module):
         T, H, W = frames.shape[2:]
         return self.head(self.encoder(frames))[:, :, :T, :H, :W].sigmoid()
 
-# %% ../nbs/05_decomposer.ipynb #cell-047
+# %% ../nbs/05_decomposer.ipynb #cell-050
 FILE_FORMAT = 'htcv.decomposer.1'
 
 def save_decomposer(
@@ -542,7 +569,7 @@ def _read_config(metadata:dict, path:Path)->DecomposerConfig:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} holds no usable configuration: {error}') from error
 
-# %% ../nbs/05_decomposer.ipynb #cell-048
+# %% ../nbs/05_decomposer.ipynb #cell-051
 def load_decomposer(
     path:str|Path,            # as written by `save_decomposer`
     device:str|torch.device='cpu',

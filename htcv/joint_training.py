@@ -57,7 +57,7 @@ def joint_stage(
 )->Stage:
     "All heads together, from the staged weights, at a tenth of the rate; the encoder stays frozen, as in the report's group."
     return Stage('joint' + '-as-reported'*as_reported, PARTS[1:], functools.partial(joint_loss, as_reported=as_reported), steps=by_scale(tiny=3, cpu=100, gpu=2000, report=20000),
-                 after=rgb_stage(), learning_rate=by_scale(tiny=3e-4, report=1e-4))
+                 after=rgb_stage(), learning_rate=by_scale(tiny=5e-4, gpu=3e-4, report=1e-4))
 
 def stages_before(
     stage:Stage
@@ -67,4 +67,4 @@ def stages_before(
 
 def naive_stage()->Stage:
     "Everything from scratch, for as many steps as the whole staged run."
-    return Stage('naive', PARTS, naive_loss, steps=sum(stage.steps for stage in stages_before(joint_stage())), learning_rate=by_scale(tiny=1e-3, report=1e-3))
+    return Stage('naive', PARTS, naive_loss, steps=sum(stage.steps for stage in stages_before(joint_stage())), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

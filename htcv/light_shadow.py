@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .composition import ORDERS, underlying
 from .plots import by_scale
-from .source_reconstruction import source_loss, source_stage
+from .source_reconstruction import source_stage
 from .training import Stage
 
 # %% ../nbs/20_light_shadow.ipynb #cell-007
@@ -30,15 +30,17 @@ def gaussian_matrix(
     reach = max(1, math.ceil(4*sigma))
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-.5*(offsets/sigma)**2)
-    columns = (torch.arange(n)[:, None] + offsets).clamp(0, n - 1)              # outside: the border pixel again
-    return torch.zeros(n, n).scatter_add_(1, columns, (weights/weights.sum()).expand(n, -1).contiguous())
+    columns = (torch.arange(n)[:, None] + offsets).clamp(0, n - 1)  # outside: the border again
+    shares = (weights/weights.sum()).expand(n, -1).contiguous()
+    return torch.zeros(n, n).scatter_add_(1, columns, shares)
 
 def blur(
     x:Tensor,            # (...,H,W)
     sigma:float=20/256,  # as a fraction of the larger side
 )->Tensor: # the same shape
     "Gaussian blur with replicated edges; its width scales with the picture."
-    if sigma < 0: raise ValueError(f'sigma is a fraction of the larger side, 0 or more; got {sigma}')
+    if sigma < 0:
+        raise ValueError(f'sigma is a fraction of the larger side, 0 or more; got {sigma}')
     H, W = x.shape[-2:]
     rows, columns = (gaussian_matrix(n, round(sigma*max(H, W), 6)).to(x) for n in (H, W))
     return rows @ x @ columns.T
@@ -72,8 +74,10 @@ def shadow_pseudo_label(
 # %% ../nbs/20_light_shadow.ipynb #cell-011
 def _check_pair(frames:Tensor, source:Tensor):
     "Frames and source that belong together."
-    if frames.ndim != 5 or frames.shape[1] != 3: raise ValueError(f'frames must be (B,3,T,H,W) with 3 channels; got {tuple(frames.shape)}')
-    if source.shape != frames[:, :, 0].shape: raise ValueError(f'source must be {tuple(frames[:, :, 0].shape)} for these frames; got {tuple(source.shape)}')
+    if frames.ndim != 5 or frames.shape[1] != 3:
+        raise ValueError(f'frames must be (B,3,T,H,W) with 3 channels; got {tuple(frames.shape)}')
+    wanted, given = tuple(frames[:, :, 0].shape), tuple(source.shape)
+    if given != wanted: raise ValueError(f'source must be {wanted} for these frames; got {given}')
 
 # %% ../nbs/20_light_shadow.ipynb #cell-012
 PSEUDO_ORDER = 'light_first'   # §2.1 composes its labels so, and version 2 of §3.2.2 does
@@ -85,7 +89,8 @@ def lighting_pseudo_labels(
     kind:str='difference',  # see `shadow_pseudo_label`
 )->tuple[Tensor, Tensor]: # shadow and light, (B,3,T,H,W)
     "Both labels of §2.1."
-    return shadow_pseudo_label(frames, source, sigma, kind), light_pseudo_label(frames, source, sigma)
+    shadow = shadow_pseudo_label(frames, source, sigma, kind)
+    return shadow, light_pseudo_label(frames, source, sigma)
 
 def pseudo_underlying(
     frames:Tensor,          # (B,3,T,H,W)
@@ -94,25 +99,28 @@ def pseudo_underlying(
     kind:str='difference',  # see `shadow_pseudo_label`
     order:str=PSEUDO_ORDER, # of the composition
 )->Tensor: # (B,3,T,H,W)
-    "X_SL: the source under the pseudo-labels, what the frame should look like without occluders (report §2.1)."
+    "X_SL: the source under the pseudo-labels, a frame as it is without occluders (report §2.1)."
     return underlying(source, *lighting_pseudo_labels(frames, source, sigma, kind), order)
 
 # %% ../nbs/20_light_shadow.ipynb #cell-020
 def explore_lighting_labels(
-    frames:Tensor, # (1,3,T,H,W), one sequence
-    source:Tensor, # (1,3,H,W)
-    n_frames:int=5 # how many are shown
+    frames:Tensor,  # (1,3,T,H,W), one sequence
+    source:Tensor,  # (1,3,H,W)
+    n_frames:int=5, # how many are shown
 ):
     "σ, kind and order of the pseudo-labels, live; returns a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
     from htcv.composition import _strip
-    sigma = widgets.FloatSlider(20, min=0, max=80, step=1, description='σ at 256', continuous_update=False)
-    kind, order = widgets.Dropdown(options=KINDS, description='kind'), widgets.Dropdown(options=ORDERS, value=PSEUDO_ORDER, description='order')
+    sigma = widgets.FloatSlider(20, min=0, max=80, step=1, description='σ at 256',
+                                continuous_update=False)
+    kind = widgets.Dropdown(options=KINDS, description='kind')
+    order = widgets.Dropdown(options=ORDERS, value=PSEUDO_ORDER, description='order')
     picture = widgets.Image(format='png', layout=widgets.Layout(max_width='100%', width='900px'))
+    shown, still = frames[:1, :, :n_frames], source[:1]
     def refresh(_=None):
-        shadow, light = lighting_pseudo_labels(frames[:1, :, :n_frames], source[:1], sigma.value/256, kind.value)
-        rows = (frames[:1, :, :n_frames], shadow, light, underlying(source[:1], shadow, light, order.value))
-        picture.value = _strip(torch.cat(rows, dim=3)[0])
+        shadow, light = lighting_pseudo_labels(shown, still, sigma.value/256, kind.value)
+        lit = underlying(still, shadow, light, order.value)
+        picture.value = _strip(torch.cat([shown, shadow, light, lit], dim=3)[0])
     for control in (sigma, kind, order): control.observe(refresh, 'value')
     refresh()
     return widgets.VBox([widgets.HBox([sigma, kind, order]), picture])
@@ -127,34 +135,42 @@ def lighting_loss(
     order:str=PSEUDO_ORDER, # of both recompositions
     metric:str='mse',       # or `mae`
 )->dict: # loss
-    "The picture under predicted shadow and light against the picture under the pseudo-labels (report §2.2)."
-    if metric not in METRICS: raise ValueError(f'metric must be one of {tuple(METRICS)}; got {metric!r}')
-    predicted = model(batch['frames'], heads=('light_shadow',))
-    made = underlying(batch['source'], predicted.shadow, predicted.light, order)
-    return dict(loss=METRICS[metric](made, pseudo_underlying(batch['frames'], batch['source'], kind=kind, order=order)))
+    "The picture under predicted shadow and light against that under the pseudo-labels (report §2.2)."
+    if metric not in METRICS:
+        raise ValueError(f'metric must be one of {tuple(METRICS)}; got {metric!r}')
+    frames, source = batch['frames'], batch['source']
+    predicted = model(frames, heads=('light_shadow',))
+    made = underlying(source, predicted.shadow, predicted.light, order)
+    wanted = pseudo_underlying(frames, source, kind=kind, order=order)
+    return dict(loss=METRICS[metric](made, wanted))
 
+# %% ../nbs/20_light_shadow.ipynb #cell-028
 def source_and_lighting_loss(
     model,             # Decomposer
     batch:dict,        # frames and source
     kind:str='ratio',  # of the shadow pseudo-label
     metric:str='mse',  # or `mae`
 )->dict: # loss, source, lighting
-    "Both at once, for the stage that finetunes the two together: the recomposition then stands on the predicted source."
+    "Both losses at once, the recomposition on the predicted source, to finetune the two together."
     predicted = model(batch['frames'], heads=('source', 'light_shadow'))
     source = METRICS[metric](predicted.source, batch['source'])
     made = underlying(predicted.source, predicted.shadow, predicted.light, PSEUDO_ORDER)
-    lighting = METRICS[metric](made, pseudo_underlying(batch['frames'], batch['source'], kind=kind))
+    wanted = pseudo_underlying(batch['frames'], batch['source'], kind=kind)
+    lighting = METRICS[metric](made, wanted)
     return dict(loss=source + lighting, source=source, lighting=lighting)
 
-# %% ../nbs/20_light_shadow.ipynb #cell-028
+# %% ../nbs/20_light_shadow.ipynb #cell-031
 def lighting_stage(
     kind:str='ratio', # of the shadow pseudo-label; `difference` is the report's
 )->Stage:
     "Light and shadow heads from their pseudo-labels; encoder and source head frozen (report §2)."
-    return Stage('light_shadow' + '-difference'*(kind == 'difference'), ('light_shadow',), functools.partial(lighting_loss, kind=kind),
-                 steps=by_scale(tiny=3, cpu=220, gpu=4000, report=20000), after=source_stage(), learning_rate=by_scale(tiny=3e-3, report=1e-3))
+    name = 'light_shadow' + '-difference'*(kind == 'difference')
+    return Stage(name, ('light_shadow',), functools.partial(lighting_loss, kind=kind),
+                 steps=by_scale(tiny=3, cpu=220, gpu=4000, report=20000), after=source_stage(),
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
 
 def finetuning_stage()->Stage:
     "Source, light and shadow heads together (report, end of §3.2.2)."
-    return Stage('finetuned', ('source', 'light_shadow'), source_and_lighting_loss, steps=by_scale(tiny=3, cpu=120, gpu=2000, report=10000),
-                 after=lighting_stage(), learning_rate=by_scale(tiny=1e-3, report=1e-4))
+    return Stage('finetuned', ('source', 'light_shadow'), source_and_lighting_loss,
+                 steps=by_scale(tiny=3, cpu=120, gpu=2000, report=10000), after=lighting_stage(),
+                 learning_rate=by_scale(tiny=1e-3, gpu=3e-4, report=1e-4))

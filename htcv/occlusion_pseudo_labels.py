@@ -17,18 +17,20 @@ from .plots import by_scale
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-007
 def grey(
-    x:Tensor # (B,3,...) in [0,1]
+    x:Tensor, # (B,3,...) in [0,1]
 )->Tensor: # (B,1,...)
     "Luma of BT.601, as image libraries convert to grey."
-    return (x * x.new_tensor([.299, .587, .114]).view(1, 3, *[1]*(x.ndim - 2))).sum(1, keepdim=True)
+    weights = x.new_tensor([.299, .587, .114]).view(1, 3, *[1]*(x.ndim - 2))
+    return (x*weights).sum(1, keepdim=True)
 
 def rescale(
-    x:Tensor # (...,H,W)
+    x:Tensor, # (...,H,W)
 )->Tensor: # in [0,1]
     "Each map stretched between its own minimum and maximum; a constant map becomes 0."
     low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
     return (x - low) / (high - low).clamp(min=1e-8)
 
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-009
 def dissimilarity(
     frames:Tensor,       # (B,3,T,H,W)
     picture:Tensor,      # (B,3,T,H,W), the lit picture without occluders
@@ -36,15 +38,17 @@ def dissimilarity(
     window:int=11,       # of SSIM, odd, pixels
 )->Tensor: # (B,1,T,H,W): 1 − SSIM in [0,2], or a difference in [0,1]
     "How unlike two stacks of pictures are, pixel by pixel (report §3.1)."
-    if frames.shape != picture.shape: raise ValueError(f'frames {tuple(frames.shape)} and picture {tuple(picture.shape)} differ')
+    if frames.shape != picture.shape:
+        raise ValueError(f'frames {tuple(frames.shape)} and picture {tuple(picture.shape)} differ')
     if method == 'absolute': return (frames - picture).abs().mean(1, keepdim=True)
     if method != 'ssim': raise ValueError(f"method must be 'ssim' or 'absolute'; got {method!r}")
-    if window % 2 == 0 or window < 3: raise ValueError(f'window must be odd and at least 3; got {window}')
+    if window % 2 == 0 or window < 3:
+        raise ValueError(f'window must be odd and at least 3; got {window}')
     a, b = (grey(x).transpose(1, 2).flatten(0, 1) for x in (frames, picture))
     similarity = kornia.metrics.ssim(a, b, window, padding='same')
     return (1 - similarity).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
-# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-010
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-012
 def otsu_threshold(
     x:Tensor,      # (...,H,W) in [0,1]
     bins:int=256,  # of the histogram
@@ -52,49 +56,53 @@ def otsu_threshold(
     "The cut that maximises the variance between two classes (Otsu 1979), for every map of a batch."
     flat = x.flatten(-2).clamp(0, 1)
     index = (flat*bins).long().clamp(max=bins - 1)
-    counts = torch.zeros(*flat.shape[:-1], bins, dtype=x.dtype, device=x.device).scatter_add_(-1, index, torch.ones_like(flat))
+    counts = flat.new_zeros(*flat.shape[:-1], bins).scatter_add_(-1, index, torch.ones_like(flat))
     centres = (torch.arange(bins, device=x.device, dtype=x.dtype) + .5)/bins
     below, moment = counts.cumsum(-1), (counts*centres).cumsum(-1)
     above, rest = below[..., -1:] - below, moment[..., -1:] - moment
     between = below*above*(moment/below.clamp(min=1) - rest/above.clamp(min=1))**2
     best = (between == between.amax(-1, keepdim=True)).float()
-    cut = (best*centres).sum(-1)/best.sum(-1) + .5/bins                       # the middle of a plateau of equals
+    cut = (best*centres).sum(-1)/best.sum(-1) + .5/bins   # the middle of a plateau of equals
     return cut[..., None, None]
 
-# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-013
-VOTES = ('frame', 'all')
-
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-015
 def occlusion_scores(
-    frames:Tensor,       # (B,3,T,H,W)
-    picture:Tensor,      # (B,3,T,H,W), X_SL
-    method:str='ssim',   # see `dissimilarity`
-    window:int=11,       # of SSIM, in pixels
-    smooth:int=5,        # box blur, odd, pixels; 1 for none
-    stretch:bool=True,   # rescale in every frame, as the report
+    frames:Tensor,     # (B,3,T,H,W)
+    picture:Tensor,    # (B,3,T,H,W), X_SL
+    method:str='ssim', # see `dissimilarity`
+    window:int=11,     # of SSIM, in pixels
+    smooth:int=5,      # box blur, odd, pixels; 1 for none
+    stretch:bool=True, # rescale in every frame, as the report
 )->Tensor: # (B,1,T,H,W), the map that is cut
     "Dissimilarity, rescaled and smoothed (report §3.1)."
-    if smooth < 1 or smooth % 2 == 0: raise ValueError(f'smooth must be odd and at least 1; got {smooth}')
+    if smooth < 1 or smooth % 2 == 0:
+        raise ValueError(f'smooth must be odd and at least 1; got {smooth}')
     scores = dissimilarity(frames, picture, method, window)
     scores = rescale(scores) if stretch else scores
     if smooth == 1: return scores
     flat = F.pad(scores.transpose(1, 2).flatten(0, 1), [smooth//2]*4, mode='replicate')
     return F.avg_pool2d(flat, smooth, stride=1).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-017
+VOTES = ('frame', 'all')
+
 def occlusion_pseudo_labels(
-    frames:Tensor,            # (B,3,T,H,W)
-    picture:Tensor,           # (B,3,T,H,W), X_SL
+    frames:Tensor,              # (B,3,T,H,W)
+    picture:Tensor,             # (B,3,T,H,W), X_SL
     threshold:float|str='otsu', # or a number: the cut
-    vote:str='frame',         # or `all`
-    **options                 # to `occlusion_scores`
+    vote:str='frame',           # or `all`
+    **options,                  # to `occlusion_scores`
 )->Tensor: # (B,1,T,H,W), 0 or 1
     "Where a frame does not look like its lit source (report §3.1)."
     if vote not in VOTES: raise ValueError(f'vote must be one of {VOTES}; got {vote!r}')
-    if not (threshold == 'otsu' or isinstance(threshold, (int, float))): raise ValueError(f"threshold must be 'otsu' or a number; got {threshold!r}")
+    if threshold != 'otsu' and not isinstance(threshold, (int, float)):
+        raise ValueError(f"threshold must be 'otsu' or a number; got {threshold!r}")
     def label(shift):
         scores = occlusion_scores(frames, picture.roll(shift, dims=2), **options)
         return scores > (otsu_threshold(scores) if threshold == 'otsu' else threshold)
     mask = label(0)
-    for shift in range(1, frames.shape[2] if vote == 'all' else 1): mask &= label(shift)   # frame t against the picture of t − shift
+    if vote == 'all':   # frame t against the picture of t − shift
+        for shift in range(1, frames.shape[2]): mask &= label(shift)
     return mask.float()
 
 def occlusion_targets(
@@ -104,7 +112,19 @@ def occlusion_targets(
     "The pictures that the report shows and stores: M̃·I."
     return mask*frames
 
-# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-027
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-034
+def _label_controls()->tuple: # window, smooth, kind, otsu, cut, vote
+    "A widget for every choice of the recipe."
+    import ipywidgets as widgets
+    settled = dict(continuous_update=False)
+    return (widgets.IntSlider(11, min=3, max=31, step=2, description='SSIM window', **settled),
+            widgets.IntSlider(5, min=1, max=15, step=2, description='blur', **settled),
+            widgets.Dropdown(options=KINDS, description='kind'),
+            widgets.Checkbox(True, description='Otsu'),
+            widgets.FloatSlider(.4, min=0, max=1, step=.02, description='threshold', **settled),
+            widgets.Dropdown(options=VOTES, description='vote'))
+
+# %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-035
 def explore_occlusion_labels(
     frames:Tensor,  # (1,3,T,H,W), one sequence
     source:Tensor,  # (1,3,H,W)
@@ -115,17 +135,19 @@ def explore_occlusion_labels(
     import ipywidgets as widgets
     from htcv.composition import _strip
     from htcv.evaluation import iou
-    slider = lambda low, high, step, value, name: widgets.IntSlider(value, min=low, max=high, step=step, description=name, continuous_update=False)
-    window, smooth = slider(3, 31, 2, 11, 'SSIM window'), slider(1, 15, 2, 5, 'blur')
-    otsu, cut = widgets.Checkbox(True, description='Otsu'), widgets.FloatSlider(.4, min=0, max=1, step=.02, description='threshold', continuous_update=False)
-    vote, kind = widgets.Dropdown(options=VOTES, description='vote'), widgets.Dropdown(options=KINDS, description='kind')
-    score, image = widgets.HTML(), widgets.Image(format='png', layout=widgets.Layout(max_width='100%', width='900px'))
+    window, smooth, kind, otsu, cut, vote = controls = _label_controls()
+    layout = widgets.Layout(max_width='100%', width='900px')
+    score, image = widgets.HTML(), widgets.Image(format='png', layout=layout)
+    frames, source, truth = frames[:1], source[:1], truth[:1]
     def refresh(_=None):
-        picture = pseudo_underlying(frames[:1], source[:1], kind=kind.value)
+        picture = pseudo_underlying(frames, source, kind=kind.value)
         options = dict(window=window.value, smooth=smooth.value)
-        mask = occlusion_pseudo_labels(frames[:1], picture, 'otsu' if otsu.value else cut.value, vote.value, **options)
-        rows = (frames[:1], occlusion_scores(frames[:1], picture, **options).expand_as(frames[:1]), mask.expand_as(frames[:1]), truth[:1].expand_as(frames[:1]))
-        score.value, image.value = f'IoU {iou(mask, truth[:1]).item():.3f}', _strip(torch.cat(rows, dim=3)[0, :, :n_frames])
-    for control in (window, smooth, otsu, cut, vote, kind): control.observe(refresh, 'value')
+        scores = occlusion_scores(frames, picture, **options)
+        threshold = 'otsu' if otsu.value else cut.value
+        mask = occlusion_pseudo_labels(frames, picture, threshold, vote.value, **options)
+        rows = [x.expand_as(frames) for x in (frames, scores, mask, truth)]
+        image.value = _strip(torch.cat(rows, dim=3)[0, :, :n_frames])
+        score.value = f'IoU {iou(mask, truth).item():.3f}'
+    for control in controls: control.observe(refresh, 'value')
     refresh()
-    return widgets.VBox([widgets.HBox([window, smooth, kind]), widgets.HBox([otsu, cut, vote]), score, image])
+    return widgets.VBox([widgets.HBox(controls[:3]), widgets.HBox(controls[3:]), score, image])

@@ -24,7 +24,8 @@ def scale()->str: # one of `SCALES`
     "The scale that this process runs at, read from the environment variable `HTCV_SCALE`."
     name = os.environ.get('HTCV_SCALE', 'cpu') or 'cpu'
     if name not in SCALES:
-        raise ValueError(f"HTCV_SCALE is {name!r}; it must be one of {', '.join(SCALES)} (default: cpu)")
+        known = ', '.join(SCALES)
+        raise ValueError(f'HTCV_SCALE is {name!r}; it must be one of {known} (default: cpu)')
     return name
 
 def by_scale(
@@ -33,12 +34,12 @@ def by_scale(
     "The value for this scale; a scale that is not named takes that of the nearest smaller one."
     unknown = set(values) - set(SCALES)
     if unknown or not values: raise ValueError(f'by_scale takes {SCALES}; got {sorted(values)}')
-    upto = SCALES[:SCALES.index(scale()) + 1]
-    named = [name for name in upto if name in values] or [name for name in SCALES if name in values][:1]
-    return values[named[-1]]
+    named = [name for name in SCALES if name in values]
+    upto = [name for name in named if SCALES.index(name) <= SCALES.index(scale())]
+    return values[(upto or named[:1])[-1]]
 
 # %% ../nbs/00_plots.ipynb #cell-007
-def project_root()->Path: # the folder that holds `settings.ini`, or the current one outside a checkout
+def project_root()->Path: # the folder with `settings.ini`; the current one outside a checkout
     "Where `figures/`, `results/` and `runs/` live."
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
@@ -48,7 +49,7 @@ def project_root()->Path: # the folder that holds `settings.ini`, or the current
 def artefact_folder(
     kind:str # `figures`, `results` or `runs`
 )->Path: # created if missing
-    "Committed folder at the default scale; `results/<scale>` for larger runs; ignored `scratch/` for the rest."
+    "Committed at the default scale; `results/<scale>` if larger; ignored `scratch/` for the rest."
     root, name = project_root(), scale()
     if kind == 'runs': folder = root/'runs'/name
     elif name == 'cpu': folder = root/kind
@@ -58,12 +59,6 @@ def artefact_folder(
     return folder
 
 # %% ../nbs/00_plots.ipynb #cell-010
-def _package_commit()->str:
-    "The last commit that changed `htcv/`, with a `+` where it was changed again since."
-    def git(*args): return subprocess.run(['git', *args], cwd=project_root(), text=True, capture_output=True).stdout.strip()
-    try: return (git('log', '-1', '--format=%h', '--', 'htcv') or 'none') + '+'*bool(git('status', '--porcelain', '--', 'htcv'))
-    except FileNotFoundError: return 'unknown'
-
 def save_results(
     name:str,             # file name without `.json`, e.g. `10_source_reconstruction`
     metrics:dict,         # what was measured
@@ -72,7 +67,8 @@ def save_results(
     times:dict|None=None  # seconds: whatever changes from run to run
 )->Path: # the file written
     "Writes one run as JSON, atomically."
-    record = dict(name=name, scale=scale(), seed=seed, commit=_package_commit(), config=config, metrics=metrics, times=times or {})
+    record = dict(name=name, scale=scale(), seed=seed, commit=_package_commit(), config=config,
+                  metrics=metrics, times=times or {})
     path = artefact_folder('results')/f'{name}.json'
     draft = path.with_suffix('.part')
     draft.write_text(json.dumps(record, indent=1, sort_keys=True, default=_plain) + '\n')
@@ -83,10 +79,21 @@ def load_results(
 )->dict: # keys name, scale, seed, commit, config, metrics, times
     "Reads one run at the present scale."
     path = artefact_folder('results')/f'{name}.json'
-    if not path.exists(): raise FileNotFoundError(f'{path} is missing: run the notebook {name} at HTCV_SCALE={scale()} first')
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing: '
+                                f'run the notebook {name} at HTCV_SCALE={scale()} first')
     return json.loads(path.read_text())
 
 # %% ../nbs/00_plots.ipynb #cell-011
+def _package_commit()->str:
+    "The last commit that changed `htcv/`, with a `+` where it was changed again since."
+    def git(*arguments):
+        done = subprocess.run(['git', *arguments, '--', 'htcv'], cwd=project_root(), text=True,
+                              capture_output=True)
+        return done.stdout.strip()
+    try: return (git('log', '-1', '--format=%h') or 'none') + '+'*bool(git('status', '--porcelain'))
+    except FileNotFoundError: return 'unknown'
+
 def _plain(value):
     "Tensors, arrays and paths as JSON."
     if isinstance(value, (Tensor, np.ndarray, np.generic)): return value.tolist()
@@ -94,21 +101,25 @@ def _plain(value):
     raise TypeError(f'{type(value).__name__} does not belong into a results file')
 
 # %% ../nbs/00_plots.ipynb #cell-014
-STYLE = {'figure.dpi': 110, 'savefig.dpi': 110, 'figure.facecolor': 'white', 'font.size': 9, 'axes.titlesize': 9,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6,
-         'axes.titlelocation': 'left', 'legend.frameon': False, 'image.interpolation': 'nearest', 'lines.linewidth': 1.6,
-         'axes.prop_cycle': mpl.cycler(color=['#3b6fb6', '#d1495b', '#2a9d8f', '#e9a03b', '#6d597a', '#7f7f7f'])}
+STYLE = {'figure.dpi': 110, 'savefig.dpi': 110, 'figure.facecolor': 'white',
+         'font.size': 9, 'axes.titlesize': 9, 'axes.titlelocation': 'left',
+         'axes.spines.top': False, 'axes.spines.right': False,
+         'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6,
+         'axes.prop_cycle': mpl.cycler(color=['#3b6fb6', '#d1495b', '#2a9d8f',
+                                              '#e9a03b', '#6d597a', '#7f7f7f']),
+         'lines.linewidth': 1.6, 'legend.frameon': False, 'image.interpolation': 'nearest'}
 mpl.rcParams.update(STYLE)
 
 def save_figure(
     figure:plt.Figure, # closed afterwards
     name:str,          # path below `figures/` without `.png`: `<notebook>_<what>`
 )->None:
-    "Saves a figure under `figures/` (or the scratch folder of a smaller scale) and shows exactly that file."
+    "Saves a figure under `figures/` (or where the scale wants it) and shows exactly that file."
     path = artefact_folder('figures')/f'{name}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
-    figure.savefig(picture, format='png', bbox_inches='tight', pad_inches=.06, metadata={'Software': None})
+    figure.savefig(picture, format='png', bbox_inches='tight', pad_inches=.06,
+                   metadata={'Software': None})
     plt.close(figure)
     path.write_bytes(picture.getvalue())
     if _in_notebook():
@@ -149,12 +160,16 @@ def sequence_sheet(
     "Frames in columns, layers in rows."
     stacks = {title: x.unsqueeze(1) if x.ndim == 3 else x for title, x in rows.items()}
     n_columns = min(max_frames, max(x.shape[1] for x in stacks.values()))
-    height = width * next(iter(stacks.values())).shape[-2] / next(iter(stacks.values())).shape[-1]
-    figure, axes = plt.subplots(len(stacks), n_columns, squeeze=False, figsize=(n_columns*width + .9, len(stacks)*height*1.04 + .15),
-                                gridspec_kw=dict(wspace=.05, hspace=.05, left=.12, right=1, bottom=0, top=.96))
+    H, W = next(iter(stacks.values())).shape[-2:]
+    height = width * H / W
+    figure, axes = plt.subplots(
+        len(stacks), n_columns, squeeze=False,
+        figsize=(n_columns*width + .9, len(stacks)*height*1.04 + .15),
+        gridspec_kw=dict(wspace=.05, hspace=.05, left=.12, right=1, bottom=0, top=.96))
+    titles = dict(enumerate(columns or []))
     for i, (row, (title, stack)) in enumerate(zip(axes, stacks.items())):
         for j, axis in enumerate(row):
-            if j < stack.shape[1]: _show(axis, stack[:, j], columns[j] if columns and i == 0 and j < len(columns) else '')
+            if j < stack.shape[1]: _show(axis, stack[:, j], titles.get(j, '') if i == 0 else '')
             else: axis.axis('off')
         row[0].set_ylabel(title, rotation=0, ha='right', va='center', fontsize=8.5)
     return figure
@@ -166,14 +181,18 @@ def picture_row(
     columns:int=8     # more wrap into the next row
 )->plt.Figure:
     "Pictures side by side, each under its title."
-    titles, n = list(pictures), min(columns, len(pictures))
-    n_rows, first = -(-len(titles)//n), pictures[titles[0]]
-    figure, axes = plt.subplots(n_rows, n, squeeze=False, figsize=(n*width, n_rows*(width*first.shape[-2]/first.shape[-1] + .32)),
+    n = min(columns, len(pictures))
+    n_rows = -(-len(pictures)//n)
+    H, W = next(iter(pictures.values())).shape[-2:]
+    figure, axes = plt.subplots(n_rows, n, squeeze=False, figsize=(n*width, n_rows*(width*H/W + .32)),
                                 gridspec_kw=dict(wspace=.05, hspace=.2))
     for axis in axes.flat: axis.axis('off')
-    for axis, title in zip(axes.flat, titles): axis.axis('on'); _show(axis, pictures[title], title)
+    for axis, (title, picture) in zip(axes.flat, pictures.items()):
+        axis.axis('on')
+        _show(axis, picture, title)
     return figure
 
+# %% ../nbs/00_plots.ipynb #cell-022
 def layer_sheet(
     frames:Tensor,       # (3,T,H,W) in [0,1]
     layers,              # `htcv.composition.Layers` of one sequence (batch of 1)
@@ -184,18 +203,20 @@ def layer_sheet(
     "One sequence and its five layers."
     light = 'light' if light_gain == 1 else f'light ×{light_gain:g}'
     mask = layers.occlusion_mask[0]
-    rows = {'frames': frames, 'shadow': layers.shadow[0], light: layers.light[0]*light_gain, 'occlusion mask': mask,
-            'occlusion rgb': layers.occlusion_rgb[0]*(mask > 0), 'source': layers.source[0]}
+    rows = {'frames': frames, 'shadow': layers.shadow[0], light: layers.light[0]*light_gain,
+            'occlusion mask': mask, 'occlusion rgb': layers.occlusion_rgb[0]*(mask > 0),
+            'source': layers.source[0]}
     return sequence_sheet(rows, max_frames=max_frames, **options)
 
-# %% ../nbs/00_plots.ipynb #cell-024
+# %% ../nbs/00_plots.ipynb #cell-025
 def targets_figure(
     frames:Tensor,  # (3,T,H,W)
     targets:Tensor, # (3,T,H,W)
 )->plt.Figure:
     "Figure 3.1 of the report: input images (top) and occlusion pseudo-targets (bottom)."
     n = frames.shape[1]
-    figure, axes = plt.subplots(2, n, figsize=(n*1.25, 2.6), squeeze=False, gridspec_kw=dict(wspace=.18, hspace=.12))
+    figure, axes = plt.subplots(2, n, figsize=(n*1.25, 2.6), squeeze=False,
+                                gridspec_kw=dict(wspace=.18, hspace=.12))
     for j in range(n):
         _show(axes[0, j], frames[:, j])
         _show(axes[1, j], targets[:, j])
@@ -205,7 +226,8 @@ def rgb_loss_figure(
     groups:dict # title -> (C,3,H,W): five groups of three pictures, the fifth is centred below
 )->plt.Figure:
     "The layout of the report's RGB-loss figures: input | underlying, mask | RGB, reconstruction."
-    if len(groups) != 5: raise ValueError(f'the layout has five groups; got {len(groups)}: {list(groups)}')
+    if len(groups) != 5:
+        raise ValueError(f'the layout has five groups; got {len(groups)}: {list(groups)}')
     figure = plt.figure(figsize=(9.2, 5.6))
     outer = figure.add_gridspec(3, 4, hspace=.22, wspace=.04)
     cells = [outer[0, :2], outer[0, 2:], outer[1, :2], outer[1, 2:], outer[2, 1:3]]
@@ -213,10 +235,11 @@ def rgb_loss_figure(
         inner = cell.subgridspec(1, 3, wspace=.02)
         for j in range(3): _show(figure.add_subplot(inner[j]), stack[:, j])
         box = cell.get_position(figure)
-        figure.text((box.x0 + box.x1)/2, box.y1 + .006, title, ha='center', va='bottom', weight='bold', fontsize=11)
+        figure.text((box.x0 + box.x1)/2, box.y1 + .006, title, ha='center', va='bottom',
+                    weight='bold', fontsize=11)
     return figure
 
-# %% ../nbs/00_plots.ipynb #cell-027
+# %% ../nbs/00_plots.ipynb #cell-028
 def learning_curves(
     histories:dict,      # name -> list of losses, one for each step
     window:int=25,       # steps of the running mean
@@ -235,6 +258,7 @@ def learning_curves(
     axis.legend()
     return figure
 
+# %% ../nbs/00_plots.ipynb #cell-029
 def markdown_table(
     rows:list,           # dicts with the same keys
     digits:int=2,        # decimals of floats
@@ -242,12 +266,20 @@ def markdown_table(
     "A table from a list of dicts; floats rounded, missing values as a dash."
     if not rows: raise ValueError('a table needs at least one row')
     columns = list(rows[0])
-    def cell(value): return '–' if value is None or value != value else f'{value:.{digits}f}' if isinstance(value, float) else str(value)
-    numeric = [all(isinstance(row.get(c), (int, float)) or row.get(c) is None for row in rows) for c in columns]
-    lines = [columns, ['--:' if right else ':--' for right in numeric], *[[cell(row.get(c)) for c in columns] for row in rows]]
+    def cell(value):
+        if value is None or value != value: return '–'
+        return f'{value:.{digits}f}' if isinstance(value, float) else str(value)
+    def rule(column): # numbers stand at the right
+        numeric = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        return '--:' if numeric else ':--'
+    body = [[cell(row.get(c)) for c in columns] for row in rows]
+    lines = [columns, [rule(c) for c in columns], *body]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
-def show_table(rows:list, digits:int=2):
+def show_table(
+    rows:list,    # dicts with the same keys
+    digits:int=2, # decimals of floats
+):
     "Displays `markdown_table(rows)`."
     from IPython.display import Markdown, display
     display(Markdown(markdown_table(rows, digits)))

@@ -89,4 +89,4 @@ def rgb_stage(
     options = dict(version=version, regulariser=regulariser, weight=weight, mode=mode, decay_on=decay_on, source=source)
     name = f'rgb-v{version}-{regulariser}' + f'-{mode}'*(mode != 'soft') + f'-{decay_on}'*(decay_on != 'probability') + '-target'*(version == 2 and source == 'target') + (f'-{weight:g}' if weight != WEIGHTS[regulariser] else '')
     return Stage(name, ('occlusion',), functools.partial(rgb_loss, **options), steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000),
-                 after=mask_stage(), learning_rate=by_scale(tiny=3e-3, report=1e-3))
+                 after=mask_stage(), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

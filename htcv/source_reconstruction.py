@@ -23,7 +23,9 @@ def autoencoder_loss(
     "Mean squared error between the frames and what comes back."
     return dict(loss=F.mse_loss(module(batch['frames']), batch['frames']))
 
-def autoencoder(model): # Decomposer -> Autoencoder that shares its encoder
+def autoencoder(
+    model, # Decomposer
+)->Autoencoder: # it shares the model's encoder
     "The scaffold of the pretraining stage."
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -31,8 +33,9 @@ def autoencoder(model): # Decomposer -> Autoencoder that shares its encoder
 
 def encoder_stage()->Stage:
     "Encoder pretraining; no head of the model learns."
-    return Stage('encoder', ('encoder',), autoencoder_loss, steps=by_scale(tiny=3, cpu=200, gpu=4000, report=20000),
-                 scaffold=autoencoder, learning_rate=by_scale(tiny=2e-3, report=1e-3))
+    return Stage('encoder', ('encoder',), autoencoder_loss, scaffold=autoencoder,
+                 steps=by_scale(tiny=3, cpu=150, gpu=4000, report=20000),
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
 
 # %% ../nbs/10_source_reconstruction.ipynb #cell-009
 SOURCE_METRICS = dict(mse=F.mse_loss, mae=F.l1_loss)
@@ -43,16 +46,24 @@ def source_loss(
     metric:str='mse',  # or `mae`
 )->dict: # loss
     "How far the reconstructed source is from the true one (report §1.1)."
-    if metric not in SOURCE_METRICS: raise ValueError(f'metric must be one of {tuple(SOURCE_METRICS)}; got {metric!r}')
-    return dict(loss=SOURCE_METRICS[metric](model(batch['frames'], heads=('source',)).source, batch['source']))
+    if metric not in SOURCE_METRICS:
+        raise ValueError(f'metric must be one of {tuple(SOURCE_METRICS)}; got {metric!r}')
+    predicted = model(batch['frames'], heads=('source',)).source
+    return dict(loss=SOURCE_METRICS[metric](predicted, batch['source']))
 
+# %% ../nbs/10_source_reconstruction.ipynb #cell-011
 def source_stage(
     encoder:str='learns', # or `frozen`, as the report's group kept it
     pretrained:bool=True, # start from the autoencoder's encoder
     metric:str='mse',     # see `source_loss`
 )->Stage:
     "The source head, by default together with the pretrained encoder (report §1)."
-    if encoder not in ('learns', 'frozen'): raise ValueError(f"encoder must be 'learns' or 'frozen'; got {encoder!r}")
-    name = 'source' + '-frozen'*(encoder == 'frozen') + '-scratch'*(not pretrained) + '-mae'*(metric == 'mae')
-    return Stage(name, ('source',) + ('encoder',)*(encoder == 'learns'), functools.partial(source_loss, metric=metric), steps=by_scale(tiny=4, cpu=400, gpu=8000, report=40000),
-                 after=encoder_stage() if pretrained else None, learning_rate=by_scale(tiny=2e-3, report=1e-3))
+    if encoder not in ('learns', 'frozen'):
+        raise ValueError(f"encoder must be 'learns' or 'frozen'; got {encoder!r}")
+    frozen, mae = encoder == 'frozen', metric == 'mae'
+    name = 'source' + '-frozen'*frozen + '-scratch'*(not pretrained) + '-mae'*mae
+    learns = ('source',) if frozen else ('source', 'encoder')
+    return Stage(name, learns, functools.partial(source_loss, metric=metric),
+                 steps=by_scale(tiny=4, cpu=400, gpu=8000, report=40000),
+                 after=encoder_stage() if pretrained else None,
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

@@ -27,65 +27,88 @@ class Dice:
         seed,         # anything with a `repr`: an int, or a tuple such as `('train', 0, step)`
         device='cpu', # where the draws are put; they are always made on the CPU
     ):
-        self.generator, self.device = torch.Generator().manual_seed(zlib.crc32(repr(seed).encode())), device
-    def uniform(self, low, high, *shape)->Tensor:
+        self.device = device
+        self.generator = torch.Generator().manual_seed(zlib.crc32(repr(seed).encode()))
+
+    def uniform(self, low, high, *shape)->Tensor: # floats in [low, high)
+        "Every value alike."
         return (low + (high - low)*torch.rand(shape, generator=self.generator)).to(self.device)
-    def log_uniform(self, low, high, *shape)->Tensor:
+
+    def log_uniform(self, low, high, *shape)->Tensor: # floats in [low, high), both above 0
+        "Every order of magnitude alike."
         return self.uniform(math.log(low), math.log(high), *shape).exp()
-    def chance(self, probability, *shape)->Tensor: return self.uniform(0, 1, *shape) < probability
-    def choice(self, weights, *shape)->Tensor:
+
+    def chance(self, probability, *shape)->Tensor: # bool
+        "True with this probability."
+        return self.uniform(0, 1, *shape) < probability
+
+    def choice(self, weights, *shape)->Tensor: # whole numbers from 0
+        "Indices of the weights, each as often as its weight says."
         edges = torch.tensor(weights, dtype=torch.float).cumsum(0) / sum(weights)
         return torch.bucketize(self.uniform(0, 1, *shape), edges.to(self.device)[:-1])
 
 # %% ../nbs/03_synthesis.ipynb #cell-010
-def _grid(H:int, W:int, device)->tuple[Tensor, Tensor]: # x and y, (H,W), pixel centres; the longer side spans 1
+def _grid(H:int, W:int, device)->tuple[Tensor, Tensor]: # x and y, (H,W), of the pixels' centres
     "Coordinates in units of the picture's longer side."
-    y, x = torch.meshgrid(torch.arange(H, device=device) + .5, torch.arange(W, device=device) + .5, indexing='ij')
+    rows, columns = (torch.arange(n, device=device) + .5 for n in (H, W))
+    y, x = torch.meshgrid(rows, columns, indexing='ij')
     return x / max(H, W), y / max(H, W)
 
-def _column(x:Tensor)->Tensor: return x[..., None, None]   # a parameter, ready to meet (H,W)
+def _column(x:Tensor)->Tensor: # (...,1,1)
+    "A parameter, ready to meet (H,W)."
+    return x[..., None, None]
 
 def textures(
-    n:int, H:int, W:int, # how many, and their size
-    dice:Dice,           # where the numbers come from
+    n:int,     # how many
+    H:int,     # pixels from top to bottom
+    W:int,     # pixels from side to side
+    dice:Dice, # where the numbers come from
 )->Tensor: # (n,3,H,W), zero mean, unit deviation
     "Multi-scale noise with a random spectral slope: clouds to gravel, from grey to colourful."
     slope, total = dice.uniform(.1, 1.2, n, 1, 1, 1), 0
     for octave in range(1, max(2, int(math.log2(max(H, W))))):
-        cells = (n, 3, 2**octave + 1, 2**octave + 1)
-        noise = F.interpolate(dice.uniform(-1, 1, *cells), size=(H, W), mode='bilinear', align_corners=True)
+        cells = dice.uniform(-1, 1, n, 3, 2**octave + 1, 2**octave + 1)
+        noise = F.interpolate(cells, size=(H, W), mode='bilinear', align_corners=True)
         total = total + noise * 2**(-slope*octave)
     grey = dice.uniform(.3, 1, n, 1, 1, 1)
     total = torch.lerp(total, total.mean(1, keepdim=True), grey)
-    return (total - total.mean((1, 2, 3), keepdim=True)) / total.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    mean, deviation = total.mean((1, 2, 3), keepdim=True), total.std((1, 2, 3), keepdim=True)
+    return (total - mean) / deviation.clamp(min=1e-6)
 
 # %% ../nbs/03_synthesis.ipynb #cell-011
 def dead_leaves(
-    n:int, H:int, W:int,  # how many, and their size
-    dice:Dice,            # where the numbers come from
-    leaves:int=70,        # shapes in each picture
+    n:int,         # how many
+    H:int,         # pixels from top to bottom
+    W:int,         # pixels from side to side
+    dice:Dice,     # where the numbers come from
+    leaves:int=70, # shapes in each picture
 )->Tensor: # (n,3,H,W) in [0,1]
     "Discs, boxes and stripes that cover one another, largest first, in few colours."
     x, y = _grid(H, W, dice.device)
-    palette = .5 - .5*(math.pi*dice.uniform(0, 1, n, 6, 3)).cos()          # towards the ends: contrast
-    radius = dice.uniform(0, 1, leaves, n).mul(-1.9).exp().mul(.4).sort(0, descending=True).values   # many small, few large
-    kind, pick = dice.choice([3, 3, 1], leaves, n), dice.choice([1]*6, leaves, n)
-    cx, cy, angle = dice.uniform(0, 1, leaves, n), dice.uniform(0, 1, leaves, n), dice.uniform(0, math.pi, leaves, n)
-    aspect, jitter = dice.log_uniform(.3, 1, leaves, n), dice.uniform(-.08, .08, leaves, n, 3)
-    picture = palette[:, 0, :, None, None].expand(n, 3, H, W)
+    palette = .5 - .5*(math.pi*dice.uniform(0, 1, n, 6, 3)).cos() # towards the ends: contrast
+    radius = .4*(-1.9*dice.uniform(0, 1, leaves, n)).exp()        # many small, few large
+    radius = radius.sort(0, descending=True).values
+    disc_box_stripe, pick = dice.choice([3, 3, 1], leaves, n), dice.choice([1]*6, leaves, n)
+    cx, cy = dice.uniform(0, 1, leaves, n), dice.uniform(0, 1, leaves, n)
+    angle, aspect = dice.uniform(0, math.pi, leaves, n), dice.log_uniform(.3, 1, leaves, n)
+    jitter = dice.uniform(-.08, .08, leaves, n, 3)
+    picture = _column(palette[:, 0]).expand(n, 3, H, W)
     for i in range(leaves):
-        dx, dy = x - _column(cx[i]), y - _column(cy[i])
+        dx, dy, kind = x - _column(cx[i]), y - _column(cy[i]), _column(disc_box_stripe[i])
         cos, sin = _column(angle[i].cos()), _column(angle[i].sin())
         u, v = (dx*cos + dy*sin).abs(), (dy*cos - dx*sin).abs() / _column(aspect[i])
-        distance = torch.where(_column(kind[i]) == 0, (u*u + v*v).sqrt(), torch.where(_column(kind[i]) == 1, torch.maximum(u, v), 4*v))
-        colour = (palette[torch.arange(n), pick[i]] + jitter[i])[..., None, None]
+        box_or_stripe = torch.where(kind == 1, torch.maximum(u, v), 4*v)
+        distance = torch.where(kind == 0, (u*u + v*v).sqrt(), box_or_stripe)
+        colour = _column(palette[torch.arange(n), pick[i]] + jitter[i])
         picture = torch.where((distance < _column(radius[i])).unsqueeze(1), colour, picture)
     return picture.clamp(0, 1)
 
 # %% ../nbs/03_synthesis.ipynb #cell-012
 def printed_pages(
-    n:int, H:int, W:int,  # how many, and their size
-    dice:Dice,            # where the numbers come from
+    n:int,     # how many
+    H:int,     # pixels from top to bottom
+    W:int,     # pixels from side to side
+    dice:Dice, # where the numbers come from
 )->Tensor: # (n,3,H,W) in [0,1]
     "Paper with lines of words and one illustration."
     x, y = _grid(H, W, dice.device)
@@ -95,10 +118,12 @@ def printed_pages(
     words = F.interpolate(cells, size=(H, W), mode='nearest')[:, 0] > .5
     paper, ink = dice.uniform(.7, 1, n, 3), dice.uniform(0, .35, n, 3)
     page = torch.where((line & words).unsqueeze(1), _column(ink), _column(paper))
-    cx, cy, w, h = (_column(dice.uniform(a, b, n)) for a, b in ((.2, .8), (.2, .8), (.1, .3), (.1, .3)))
+    cx, cy = _column(dice.uniform(.2, .8, n)), _column(dice.uniform(.2, .8, n))
+    w, h = _column(dice.uniform(.1, .3, n)), _column(dice.uniform(.1, .3, n))
     illustration = ((x - cx).abs() < w) & ((y - cy).abs() < h)
     return torch.where(illustration.unsqueeze(1), dead_leaves(n, H, W, dice, leaves=25), page)
 
+# %% ../nbs/03_synthesis.ipynb #cell-013
 def procedural_sources(
     n:int,       # how many
     size,        # side, or (H,W)
@@ -106,47 +131,63 @@ def procedural_sources(
 )->Tensor: # (n,3,H,W) in [0,1]
     "A mixture of dead leaves, textures and pages, from low contrast to full."
     H, W = (size, size) if isinstance(size, int) else size
-    leaves, noise, pages = dead_leaves(n, H, W, dice), textures(n, H, W, dice), printed_pages(n, H, W, dice)
-    kind, grain = dice.choice([4, 2, 2], n)[:, None, None, None], dice.uniform(.02, .12, n, 1, 1, 1)
-    picture = torch.where(kind == 0, leaves + grain*noise, torch.where(kind == 1, .5 + .27*noise, pages + .3*grain*noise)).clamp(0, 1)
+    leaves, noise = dead_leaves(n, H, W, dice), textures(n, H, W, dice)
+    pages = printed_pages(n, H, W, dice)
+    kind, grain = dice.choice([4, 2, 2], n, 1, 1, 1), dice.uniform(.02, .12, n, 1, 1, 1)
+    texture_or_page = torch.where(kind == 1, .5 + .27*noise, pages + .3*grain*noise)
+    picture = torch.where(kind == 0, leaves + grain*noise, texture_or_page).clamp(0, 1)
     grey = picture.mean(1, keepdim=True)
     picture = torch.lerp(grey, picture, dice.uniform(.1, .9, n, 1, 1, 1))
     low, high = dice.uniform(0, .12, n, 1, 1, 1), dice.uniform(.7, 1, n, 1, 1, 1)
     return low + (high - low)*picture
 
-# %% ../nbs/03_synthesis.ipynb #cell-015
+# %% ../nbs/03_synthesis.ipynb #cell-016
 class FolderSources:
     "Random crops of the pictures in a folder, as sources; call it like `procedural_sources`."
     def __init__(self,
         folder,            # a path with .png, .jpg, .jpeg, .webp or .tif pictures, read recursively
         scale=(.2, 1.),    # share of the picture's area that a crop covers
     ):
-        names = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in {'.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff'})
-        if not names: raise FileNotFoundError(f'{folder} holds no picture (.png, .jpg, .webp, .tif): give a folder of pictures')
-        self.paths, self.scale = names, scale
+        kinds = {'.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff'}
+        self.paths = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in kinds)
+        self.scale = scale
+        if not self.paths:
+            raise FileNotFoundError(f'{folder} holds no picture (.png, .jpg, .webp, .tif): '
+                                    'give a folder of pictures')
 
-    def __call__(self, n:int, size, dice:Dice)->Tensor: # (n,3,H,W) in [0,1]
+    def __call__(self,
+        n:int,     # how many
+        size,      # side, or (H,W)
+        dice:Dice, # where the numbers come from
+    )->Tensor: # (n,3,H,W) in [0,1]
         from htcv.sequences import read_image
         H, W = (size, size) if isinstance(size, int) else size
         augment = _source_augmentation(H, W, self.scale)
         augment.set_random_seed(int(dice.uniform(0, 2**24, 1).item()))
         picks = dice.uniform(0, len(self.paths), n).long().tolist()
-        crops = [augment(image=read_image(self.paths[i]).permute(1, 2, 0).numpy())['image'] for i in picks]
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).clamp(0, 1).to(dice.device)
+        pictures = [read_image(self.paths[i]).permute(1, 2, 0).numpy() for i in picks]
+        crops = np.stack([augment(image=picture)['image'] for picture in pictures])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).clamp(0, 1).to(dice.device)
 
+# %% ../nbs/03_synthesis.ipynb #cell-017
 def _source_augmentation(H:int, W:int, scale):
     "Geometry and colour of a source, by albumentations (which must not look for updates online)."
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     import albumentations as A
-    return A.Compose([A.RandomResizedCrop((H, W), scale=scale), A.HorizontalFlip(), A.VerticalFlip(), A.RandomRotate90() if H == W else A.NoOp(),
-                      A.ColorJitter(.2, .2, .3, .08, p=.7), A.GaussNoise((.0, .02), p=.2)])
+    turn = A.RandomRotate90() if H == W else A.NoOp()
+    return A.Compose([A.RandomResizedCrop((H, W), scale=scale), A.HorizontalFlip(), A.VerticalFlip(),
+                      turn, A.ColorJitter(.2, .2, .3, .08, p=.7), A.GaussNoise((.0, .02), p=.2)])
 
-# %% ../nbs/03_synthesis.ipynb #cell-018
-def srgb_to_linear(x:Tensor)->Tensor: # stored values to light, [0,1] to [0,1]
+# %% ../nbs/03_synthesis.ipynb #cell-020
+def srgb_to_linear(
+    x:Tensor, # stored values in [0,1]
+)->Tensor: # light in [0,1]
     "IEC 61966-2-1, the standard curve of picture files."
     return torch.where(x <= .04045, x/12.92, ((x.clamp(min=.04045) + .055)/1.055)**2.4)
 
-def linear_to_srgb(x:Tensor)->Tensor: # light to stored values; clipped to [0,1] first
+def linear_to_srgb(
+    x:Tensor, # light >= 0; clipped to [0,1] first
+)->Tensor: # stored values in [0,1]
     "The way back: a hard clip, as a camera that over-exposes."
     x = x.clamp(0, 1)
     return torch.where(x <= .0031308, x*12.92, 1.055*x.clamp(min=.0031308)**(1/2.4) - .055)
@@ -160,6 +201,7 @@ def filmic(
     pivot = 10/16.5
     return 1 / (1 + ((1 - t)/t * pivot/(1 - pivot))**contrast)
 
+# %% ../nbs/03_synthesis.ipynb #cell-021
 def tone_map(
     light:Tensor,      # (B,3,...) linear light >= 0
     is_filmic:Tensor,  # (B,) bool: which curve
@@ -167,20 +209,35 @@ def tone_map(
 )->Tensor: # stored values in [0,1]
     "Each sequence through its own tone curve."
     shape = (-1, *[1]*(light.ndim - 1))
-    return torch.where(is_filmic.view(shape), filmic(light, contrast.view(shape)), linear_to_srgb(light))
+    soft, hard = filmic(light, contrast.view(shape)), linear_to_srgb(light)
+    return torch.where(is_filmic.view(shape), soft, hard)
 
-# %% ../nbs/03_synthesis.ipynb #cell-021
+# %% ../nbs/03_synthesis.ipynb #cell-024
 KINDS = ('box', 'ellipse', 'polygon')
 
 @dataclass
 class Occluders:
-    "Parameters of K occluders for each of N frames, tensors (N,K) but `colour`; lengths in units of the longer side."
-    kind:Tensor; x:Tensor; y:Tensor; a:Tensor; b:Tensor; angle:Tensor; corner:Tensor; sides:Tensor; ring:Tensor; wobble:Tensor
-    height:Tensor   # over the picture
-    bevel:Tensor    # share of the half-width that is rounded: 1 is a ball, small is a slab
-    opacity:Tensor  # 0 where the slot is empty
-    gloss:Tensor; shininess:Tensor; metal:Tensor
-    colour:Tensor   # (N,K,3), linear
+    "Parameters of K occluders for each of N frames, (N,K) but `colour`; lengths in longer sides."
+    kind:Tensor      # index into `KINDS`
+    x:Tensor         # of the centre
+    y:Tensor
+    a:Tensor         # half the width
+    b:Tensor         # half the height
+    angle:Tensor     # radians
+    corner:Tensor    # of a box: radius, as a share of the smaller half
+    sides:Tensor     # of a polygon
+    ring:Tensor      # width of the band, as a share of the smaller half; 0 is filled
+    wobble:Tensor    # waves along the outline
+    height:Tensor    # over the picture
+    bevel:Tensor     # share of the half-width that is rounded: 1 is a ball, small is a slab
+    opacity:Tensor   # 0 where the slot is empty
+    gloss:Tensor     # strength of the highlight
+    shininess:Tensor # its exponent
+    metal:Tensor     # 0 or 1
+    colour:Tensor    # (N,K,3), linear
+
+# %% ../nbs/03_synthesis.ipynb #cell-025
+_OUTLINE = ('kind', 'x', 'y', 'a', 'b', 'angle', 'corner', 'sides', 'ring', 'wobble')
 
 def signed_distance(
     x:Tensor,          # (N,K,H,W) coordinates
@@ -188,23 +245,38 @@ def signed_distance(
     shape:Occluders,   # N by K of them
 )->Tensor: # (N,K,H,W), negative inside
     "Distance to the outline of boxes with round corners, ellipses, polygons, and rings of them."
-    c = {name: _column(getattr(shape, name)) for name in ('kind', 'x', 'y', 'a', 'b', 'angle', 'corner', 'sides', 'ring', 'wobble')}
-    dx, dy, cos, sin = x - c['x'], y - c['y'], c['angle'].cos(), c['angle'].sin()
+    columns = [_column(getattr(shape, name)) for name in _OUTLINE]
+    kind, cx, cy, a, b, angle, corner, sides, ring, wobble = columns
+    dx, dy, cos, sin = x - cx, y - cy, angle.cos(), angle.sin()
     u, v = dx*cos + dy*sin, dy*cos - dx*sin
-    u, v = u + c['wobble']*c['a']*(5*v/c['a']).sin(), v + c['wobble']*c['b']*(4*u/c['b']).cos()
-    corner = c['corner']*torch.minimum(c['a'], c['b'])
-    qx, qy = u.abs() - c['a'] + corner, v.abs() - c['b'] + corner
-    box = torch.hypot(qx.clamp(min=0), qy.clamp(min=0)) + torch.maximum(qx, qy).clamp(max=0) - corner
-    radial = torch.hypot(u/c['a'], v/c['b'])
-    ellipse = (radial - 1)*radial / torch.hypot(u/c['a']**2, v/c['b']**2).clamp(min=1e-6)
-    ellipse = torch.where(radial < 1, torch.minimum(ellipse, (radial - 1)*torch.minimum(c['a'], c['b'])), ellipse)   # deep inside
-    wedge = 2*math.pi/c['sides']
-    polygon = torch.hypot(u, v)*(torch.remainder(torch.atan2(v, u) + wedge/2, wedge) - wedge/2).cos() - c['a']*(wedge/2).cos()
-    d = torch.where(c['kind'] == 0, box, torch.where(c['kind'] == 1, ellipse, polygon))
-    band = c['ring']*torch.minimum(c['a'], c['b'])/2
-    return torch.where(c['ring'] > 0, (d + band).abs() - band, d)
+    u, v = u + wobble*a*(5*v/a).sin(), v + wobble*b*(4*u/b).cos()
+    ellipse_or_polygon = torch.where(kind == 1, _ellipse(u, v, a, b), _polygon(u, v, a, sides))
+    d = torch.where(kind == 0, _box(u, v, a, b, corner), ellipse_or_polygon)
+    band = ring*torch.minimum(a, b)/2
+    return torch.where(ring > 0, (d + band).abs() - band, d)
 
-# %% ../nbs/03_synthesis.ipynb #cell-022
+# %% ../nbs/03_synthesis.ipynb #cell-026
+def _box(u:Tensor, v:Tensor, a:Tensor, b:Tensor, corner:Tensor)->Tensor:
+    "Distance to a box with round corners, exact."
+    radius = corner*torch.minimum(a, b)
+    qx, qy = u.abs() - a + radius, v.abs() - b + radius
+    outside = torch.hypot(qx.clamp(min=0), qy.clamp(min=0))
+    return outside + torch.maximum(qx, qy).clamp(max=0) - radius
+
+def _ellipse(u:Tensor, v:Tensor, a:Tensor, b:Tensor)->Tensor:
+    "Distance to an ellipse, to first order; deep inside, as its shorter half has it."
+    radial = torch.hypot(u/a, v/b)
+    near = (radial - 1)*radial / torch.hypot(u/a**2, v/b**2).clamp(min=1e-6)
+    deep = torch.minimum(near, (radial - 1)*torch.minimum(a, b))
+    return torch.where(radial < 1, deep, near)
+
+def _polygon(u:Tensor, v:Tensor, a:Tensor, sides:Tensor)->Tensor:
+    "Distance to the lines of a regular polygon whose corners lie on a circle of radius a."
+    wedge = 2*math.pi/sides
+    around = torch.remainder(torch.atan2(v, u) + wedge/2, wedge) - wedge/2
+    return torch.hypot(u, v)*around.cos() - a*(wedge/2).cos()
+
+# %% ../nbs/03_synthesis.ipynb #cell-027
 def draw_occluders(
     n:int,               # frames
     slots:int,           # at most so many in a frame
@@ -212,85 +284,110 @@ def draw_occluders(
     aspect:tuple,        # (width, height) of the picture in units of its longer side
     none:float=.15,      # share of frames without any
     translucent:float=.25, # share of occluders that let light through
-)->Occluders:
-    "Boxes, balls, cards, rings and blobs of all sizes; opaque, glossy, metallic or translucent; several or none."
-    u, lu = (lambda a, b: dice.uniform(a, b, n, slots)), (lambda a, b: dice.log_uniform(a, b, n, slots))
-    a = lu(.06, .3)
-    hollow = torch.where(dice.chance(.25, n, slots), u(.35, .7), 0.)
-    opacity = torch.where(dice.chance(translucent, n, slots), u(.25, .8), 1.)
+)->Occluders: # n by `slots`
+    "Boxes, balls, cards, rings and blobs of all sizes; opaque, glossy, metallic or translucent."
+    dims = n, slots
+    u, lu = (lambda a, b: dice.uniform(a, b, *dims)), (lambda a, b: dice.log_uniform(a, b, *dims))
+    a, ring = lu(.06, .3), torch.where(dice.chance(.25, *dims), u(.35, .7), 0.)
+    opacity = torch.where(dice.chance(translucent, *dims), u(.25, .8), 1.)
     wanted = torch.where(dice.chance(none, n), 0, 1 + dice.choice([5, 3, 2], n)).clamp(max=slots)
     empty = torch.arange(slots, device=a.device) >= wanted[:, None]
-    colour = dice.uniform(0, 1, n, slots, 3)**2*.9 + .02                      # squared: dark objects are common
-    grey = colour.mean(-1, keepdim=True)
-    colour = torch.lerp(grey, colour, dice.uniform(.2, 1.3, n, slots, 1)).clamp(.005, 1)
-    return Occluders(dice.choice([3, 3, 2], n, slots), u(-.05, 1.05)*aspect[0], u(-.05, 1.05)*aspect[1], a, a*u(.3, 1), u(0, math.pi),
-                     u(0, 1)**2, 3 + dice.choice([2, 1, 1], n, slots).float(), hollow, torch.where(dice.chance(.3, n, slots), u(.0, .12), 0.),
-                     lu(.015, .3), torch.where(dice.chance(.5, n, slots), 1., u(.08, .4)), opacity.masked_fill(empty, 0.),
-                     u(0, 1)**2*1.5, lu(6, 90), dice.chance(.3, n, slots).float(), colour)
+    colour = _draw_colours(*dims, dice)
+    return Occluders( # drawn from top to bottom: another order is another seed
+        kind=dice.choice([3, 3, 2], *dims), x=u(-.05, 1.05)*aspect[0], y=u(-.05, 1.05)*aspect[1],
+        a=a, b=a*u(.3, 1), angle=u(0, math.pi), corner=u(0, 1)**2,
+        sides=3 + dice.choice([2, 1, 1], *dims).float(), ring=ring,
+        wobble=torch.where(dice.chance(.3, *dims), u(.0, .12), 0.), height=lu(.015, .3),
+        bevel=torch.where(dice.chance(.5, *dims), 1., u(.08, .4)),
+        opacity=opacity.masked_fill(empty, 0.), gloss=u(0, 1)**2*1.5, shininess=lu(6, 90),
+        metal=dice.chance(.3, *dims).float(), colour=colour)
 
-# %% ../nbs/03_synthesis.ipynb #cell-025
+# %% ../nbs/03_synthesis.ipynb #cell-028
+def _draw_colours(n:int, slots:int, dice:Dice)->Tensor: # (n,slots,3), linear
+    "Grey to colourful; squared, since dark objects are common."
+    colour = dice.uniform(0, 1, n, slots, 3)**2*.9 + .02
+    grey = colour.mean(-1, keepdim=True)
+    return torch.lerp(grey, colour, dice.uniform(.2, 1.3, n, slots, 1)).clamp(.005, 1)
+
+# %% ../nbs/03_synthesis.ipynb #cell-031
 @dataclass
 class Lamps:
     "Parameters of J lamps for each of N frames, tensors (N,J) but `colour`."
-    kind:Tensor       # 0 point, 1 spot, 2 far
-    x:Tensor; y:Tensor; height:Tensor  # where the lamp hangs
-    aim_x:Tensor; aim_y:Tensor         # where a spot's disc falls
-    radius:Tensor; softness:Tensor     # of a spot's disc
-    size:Tensor       # of the lamp itself: the penumbra
-    slope:Tensor      # of a far lamp
-    colour:Tensor     # (N,J,3), intensity included
+    kind:Tensor     # 0 point, 1 spot, 2 far
+    x:Tensor        # where the lamp hangs
+    y:Tensor
+    height:Tensor   # over the picture
+    aim_x:Tensor    # where a spot's disc falls
+    aim_y:Tensor
+    radius:Tensor   # of a spot's disc
+    softness:Tensor # of its edge
+    size:Tensor     # of the lamp itself: the penumbra
+    slope:Tensor    # of a far lamp
+    colour:Tensor   # (N,J,3), intensity included
 
+# %% ../nbs/03_synthesis.ipynb #cell-032
 def draw_lamps(
-    n:int,         # frames
-    slots:int,     # lamps in each
-    dice:Dice,     # where the numbers come from
-    ambient:Tensor,# (N,) ambient level: lamps are drawn relative to it
-    aspect:tuple,  # (width, height) of the picture
-)->Lamps:
+    n:int,          # frames
+    slots:int,      # lamps in each
+    dice:Dice,      # where the numbers come from
+    ambient:Tensor, # (N,) ambient level: lamps are drawn relative to it
+    aspect:tuple,   # (width, height) of the picture
+)->Lamps: # n by `slots`
     "Hot spots in nearly every frame, discs, and lamps from the side."
-    u, lu = (lambda a, b: dice.uniform(a, b, n, slots)), (lambda a, b: dice.log_uniform(a, b, n, slots))
-    kind = dice.choice([5, 3, 3], n, slots)
+    dims = n, slots
+    u, lu = (lambda a, b: dice.uniform(a, b, *dims)), (lambda a, b: dice.log_uniform(a, b, *dims))
+    kind = dice.choice([5, 3, 3], *dims)
     aim_x, aim_y, tilt = u(-.1, 1.1)*aspect[0], u(-.1, 1.1)*aspect[1], u(0, 2*math.pi)
     height = torch.where(kind == 0, lu(.03, .5), u(.6, 2.))
     reach = torch.where(kind == 0, 0., u(0, 1.2)*height)
     strength = torch.where(kind == 0, lu(.5, 30.), lu(.15, 5.)) * (.2 + ambient[:, None])
-    on = dice.chance(.62, n, slots)
-    warm = torch.stack([1 + u(-.1, .35), torch.ones_like(aim_x), 1 + u(-.4, .25)], -1) * (1 + (dice.uniform(-.5, .5, n, slots, 3)*dice.chance(.2, n, slots, 1)))
-    return Lamps(kind, aim_x + reach*tilt.cos(), aim_y + reach*tilt.sin(), height, aim_x, aim_y, lu(.12, .7),
-                 torch.where(dice.chance(.5, n, slots), lu(.004, .02), lu(.05, .5)), lu(.005, .4), u(-.9, .9), (strength*on)[..., None]*warm)
+    on = dice.chance(.62, *dims)
+    warm = torch.stack([1 + u(-.1, .35), torch.ones_like(aim_x), 1 + u(-.4, .25)], -1)
+    tint = 1 + dice.uniform(-.5, .5, *dims, 3)*dice.chance(.2, *dims, 1)
+    return Lamps(
+        kind=kind, x=aim_x + reach*tilt.cos(), y=aim_y + reach*tilt.sin(), height=height,
+        aim_x=aim_x, aim_y=aim_y, radius=lu(.12, .7),
+        softness=torch.where(dice.chance(.5, *dims), lu(.004, .02), lu(.05, .5)),
+        size=lu(.005, .4), slope=u(-.9, .9), colour=(strength*on)[..., None]*(warm*tint))
+
+# %% ../nbs/03_synthesis.ipynb #cell-033
+_PROFILE = ('kind', 'x', 'height', 'aim_x', 'aim_y', 'radius', 'softness', 'slope')
 
 def irradiance(
-    x:Tensor, y:Tensor, # (H,W) coordinates
-    lamps:Lamps,        # N by J of them
-    j:int,              # which one
+    x:Tensor,    # (H,W) coordinates
+    y:Tensor,    # (H,W)
+    lamps:Lamps, # N by J of them
+    j:int,       # which one
 )->Tensor: # (N,3,H,W)
     "What lamp j sends to each point of the plane, without objects."
-    p = {name: getattr(lamps, name)[:, j, None, None] for name in ('kind', 'x', 'y', 'height', 'aim_x', 'aim_y', 'radius', 'softness', 'slope')}
-    r = torch.hypot(x - p['aim_x'], y - p['aim_y'])
-    point = (p['height']**2 / (p['height']**2 + r**2))**1.5
-    spot = ((p['radius'] - r)/p['softness'] + .5).clamp(0, 1)
-    far = (1 + p['slope']*((x - .5)*p['x'].sign() + (y - .5)*p['slope'].abs())).clamp(min=.05)
-    profile = torch.where(p['kind'] == 0, point, torch.where(p['kind'] == 1, spot, far))
-    return profile.unsqueeze(1) * lamps.colour[:, j, :, None, None]
+    columns = [_column(getattr(lamps, name)[:, j]) for name in _PROFILE]
+    kind, lamp_x, height, aim_x, aim_y, radius, softness, slope = columns
+    r = torch.hypot(x - aim_x, y - aim_y)
+    point = (height**2 / (height**2 + r**2))**1.5
+    spot = ((radius - r)/softness + .5).clamp(0, 1)
+    far = (1 + slope*((x - .5)*lamp_x.sign() + (y - .5)*slope.abs())).clamp(min=.05)
+    profile = torch.where(kind == 0, point, torch.where(kind == 1, spot, far))
+    return profile.unsqueeze(1) * _column(lamps.colour[:, j])
 
-# %% ../nbs/03_synthesis.ipynb #cell-026
+# %% ../nbs/03_synthesis.ipynb #cell-034
 def cast_shadow(
-    x:Tensor, y:Tensor,    # (H,W) coordinates
-    occluders:Occluders,   # N by K
-    lamp:tuple,            # (x, y, height, size), each (N,)
-    pixel:float,           # side of a pixel in the same units
+    x:Tensor,             # (H,W) coordinates
+    y:Tensor,             # (H,W)
+    occluders:Occluders,  # N by K
+    lamp:tuple,           # (x, y, height, size), each (N,)
+    pixel:float,          # side of a pixel in the same units
 )->Tensor: # (N,H,W) in [0,1]: how much of the lamp is seen
     "Visibility of one lamp: the outlines, thrown onto the plane, with a penumbra."
     lx, ly, lz, size = (p[:, None, None, None] for p in lamp)
     height = _column(occluders.height)
-    above = lz > height + .02                                            # an object over the lamp casts nothing
+    above = lz > height + .02                    # an object over the lamp casts nothing
     shrink = ((lz - height)/lz).clamp(.1, 1)
     d = signed_distance(lx + (x - lx)*shrink, ly + (y - ly)*shrink, occluders)
-    penumbra = (size*height/lz).clamp(min=pixel)                          # measured at the object, as d is
+    penumbra = (size*height/lz).clamp(min=pixel) # measured at the object, as d is
     shade = (.5 - d/penumbra).clamp(0, 1) * _column(occluders.opacity) * above
     return (1 - shade).prod(1)
 
-# %% ../nbs/03_synthesis.ipynb #cell-029
+# %% ../nbs/03_synthesis.ipynb #cell-037
 def shade(
     d:Tensor,             # (N,K,H,W) signed distance
     occluders:Occluders,  # N by K
@@ -299,103 +396,176 @@ def shade(
     pixel:float,          # side of a pixel
 )->Tensor: # (N,K,3,H,W) linear light
     "Diffuse and specular light on a bevelled face."
-    width = torch.where(occluders.ring > 0, occluders.ring/2, 1.)*torch.minimum(occluders.a, occluders.b)
-    rise = (-d / _column(width*occluders.bevel).clamp(min=pixel)).clamp(0, 1)     # 0 at the rim, 1 on the plateau
+    nx, ny, nz = _normal(d, occluders, pixel)
+    tx, ty, tz = (towards[:, i, None, None, None] for i in range(3))
+    hx, hy, hz = F.normalize(torch.stack([tx, ty, tz + 1]), dim=0) # the viewer looks straight down
+    colour, metal = occluders.colour, occluders.metal
+    gloss, shininess = _column(occluders.gloss), _column(occluders.shininess)
+    diffuse = (nx*tx + ny*ty + nz*tz).clamp(min=0)
+    stripes = .55 + .45*(7*nx + 4*ny).cos()                    # a metal mirrors its surroundings
+    body = torch.lerp(.3 + .8*diffuse, stripes, _column(metal)).unsqueeze(2) * _column(colour)
+    mirror = (nx*hx + ny*hy + nz*hz).clamp(min=0)**shininess * gloss
+    hue = colour/colour.amax(-1, keepdim=True)
+    tint = torch.lerp(torch.ones_like(hue), hue, metal[..., None]) # only a metal colours its highlight
+    local = light.unsqueeze(1)
+    level = local.mean((-2, -1), keepdim=True).lerp(local, .5) # half of it from all around
+    return level * (body + mirror.unsqueeze(2)*_column(tint))
+
+# %% ../nbs/03_synthesis.ipynb #cell-038
+def _normal(
+    d:Tensor, occluders:Occluders, pixel:float, # as in `shade`
+)->tuple[Tensor, Tensor, Tensor]: # x, y and z, each (N,K,H,W)
+    "Normal of a face: upright on the plateau, outwards at the rim."
+    half = torch.where(occluders.ring > 0, occluders.ring/2, 1.)
+    width = half*torch.minimum(occluders.a, occluders.b)
+    rise = (-d / _column(width*occluders.bevel).clamp(min=pixel)).clamp(0, 1)
     gy, gx = torch.gradient(d, dim=(-2, -1))
     norm = torch.hypot(gx, gy).clamp(min=1e-6)
-    nx, ny, nz = gx/norm*(1 - rise), gy/norm*(1 - rise), (1 - (1 - rise)**2).clamp(min=0).sqrt()
-    tx, ty, tz = (towards[:, i, None, None, None] for i in range(3))
-    diffuse = (nx*tx + ny*ty + nz*tz).clamp(min=0)
-    half = torch.nn.functional.normalize(torch.stack([tx, ty, tz + 1]), dim=0)     # the viewer looks straight down
-    mirror = (nx*half[0] + ny*half[1] + nz*half[2]).clamp(min=0)**_column(occluders.shininess) * _column(occluders.gloss)
-    metal = _column(occluders.metal)
-    stripes = .55 + .45*(7*nx + 4*ny).cos()                                        # a metal mirrors its surroundings
-    body = torch.lerp(.3 + .8*diffuse, stripes, metal).unsqueeze(2) * occluders.colour[..., None, None]
-    tint = torch.lerp(torch.ones_like(occluders.colour), occluders.colour/occluders.colour.amax(-1, keepdim=True), occluders.metal[..., None])
-    return light.unsqueeze(1).mean((-2, -1), keepdim=True).lerp(light.unsqueeze(1), .5) * (body + mirror.unsqueeze(2)*tint[..., None, None])
+    return gx/norm*(1 - rise), gy/norm*(1 - rise), (1 - (1 - rise)**2).clamp(min=0).sqrt()
 
-# %% ../nbs/03_synthesis.ipynb #cell-030
+# %% ../nbs/03_synthesis.ipynb #cell-039
 @dataclass
 class Scenes:
     "Irradiance and gloss of N frames, with and without the shadows of the objects."
-    bare:Tensor        # (N,3,H,W) irradiance without objects
-    unoccluded:Tensor  # (N,3,H,W) with their shadows
-    gloss_bare:Tensor; gloss:Tensor  # (N,3,H,W) highlights on the picture's own varnish
-    towards:Tensor     # (N,3) unit vector to the strongest lamp
+    bare:Tensor       # (N,3,H,W) irradiance without objects
+    unoccluded:Tensor # (N,3,H,W) with their shadows
+    gloss_bare:Tensor # (N,3,H,W) highlights on the picture's own varnish, without objects
+    gloss:Tensor      # (N,3,H,W) with their shadows
+    towards:Tensor    # (N,3) unit vector to the strongest lamp
 
-def light_scenes(x:Tensor, y:Tensor, occluders:Occluders, dice:Dice, ambient:Tensor, aspect:tuple, pixel:float, n_lamps:int=3)->Scenes:
-    "Ambient light in a vignette, lamps with the shadows that belong to them, and hot spots on the varnish."
+# %% ../nbs/03_synthesis.ipynb #cell-040
+def light_scenes(
+    x:Tensor,             # (H,W) coordinates
+    y:Tensor,             # (H,W)
+    occluders:Occluders,  # N by K, which cast the shadows
+    dice:Dice,            # where the numbers come from
+    ambient:Tensor,       # (N,) ambient level
+    aspect:tuple,         # (width, height) of the picture
+    pixel:float,          # side of a pixel
+    n_lamps:int=3,        # in each frame; some are off
+)->Scenes: # of N frames
+    "Ambient light in a vignette, lamps with their shadows, and hot spots on the varnish."
     n = len(ambient)
-    r = torch.hypot(x - _column(dice.uniform(.3, .7, n))*aspect[0], y - _column(dice.uniform(.3, .7, n))*aspect[1])
-    rim, edge = _column(dice.uniform(.32, .75, n)), _column(dice.log_uniform(.02, .5, n))
-    depth = _column(torch.where(dice.chance(.4, n), dice.uniform(.3, 1, n)**.5, 0.))
-    vignette = (1 - depth*((r - rim)/edge).clamp(0, 1)).unsqueeze(1)
-    tint = 1 + dice.uniform(-.15, .15, n, 3)
-    fill = (ambient[:, None]*tint)[..., None, None]
-    dome = (torch.full_like(ambient, .5), torch.full_like(ambient, .5), torch.full_like(ambient, 4.), torch.full_like(ambient, 3.))
-    vignette = vignette**2                                                 # light falls off in linear, the eye sees stored values
-    bare, unoccluded = fill*vignette, fill*vignette*cast_shadow(x, y, occluders, dome, pixel).unsqueeze(1).sqrt()
+    vignette = _draw_vignette(x, y, n, dice, aspect)
+    fill = _column(ambient[:, None]*(1 + dice.uniform(-.15, .15, n, 3)))
+    dome = tuple(torch.full_like(ambient, v) for v in (.5, .5, 4., 3.)) # x, y, height, size
+    bare = fill*vignette
+    unoccluded = bare*cast_shadow(x, y, occluders, dome, pixel).unsqueeze(1).sqrt()
     lamps = draw_lamps(n, n_lamps, dice, ambient, aspect)
     shine = dice.log_uniform(.05, 4, n, n_lamps)*dice.chance(.3, n, n_lamps)*(lamps.kind == 0)
     spread, gloss_bare, gloss = dice.log_uniform(.012, .06, n, n_lamps), 0, 0
     for j in range(n_lamps):
-        seen = cast_shadow(x, y, occluders, (lamps.x[:, j], lamps.y[:, j], lamps.height[:, j], lamps.size[:, j]), pixel).unsqueeze(1)
+        lamp = tuple(p[:, j] for p in (lamps.x, lamps.y, lamps.height, lamps.size))
+        seen = cast_shadow(x, y, occluders, lamp, pixel).unsqueeze(1)
         lit = irradiance(x, y, lamps, j)*vignette
-        spot = (-((x - _column(lamps.x[:, j]))**2 + (y - _column(lamps.y[:, j]))**2)/(2*_column(spread[:, j])**2)).exp().unsqueeze(1)*_column(shine[:, j, None]*lamps.colour[:, j])
-        bare, unoccluded, gloss_bare, gloss = bare + lit, unoccluded + lit*seen, gloss_bare + spot, gloss + spot*seen
-    best = lamps.colour.sum(-1).argmax(1, keepdim=True)
-    towards = torch.cat([(p.gather(1, best) - q) for p, q in ((lamps.x, .5), (lamps.y, .5))] + [lamps.height.gather(1, best).clamp(min=.5)], 1)
-    return Scenes(bare, unoccluded, gloss_bare, gloss, F.normalize(towards, dim=1))
+        glare = _column(shine[:, j, None]*lamps.colour[:, j])
+        spot = _hot_spot(x, y, *lamp[:2], spread[:, j])*glare
+        bare, unoccluded = bare + lit, unoccluded + lit*seen
+        gloss_bare, gloss = gloss_bare + spot, gloss + spot*seen
+    return Scenes(bare, unoccluded, gloss_bare, gloss, _towards_strongest(lamps))
 
-# %% ../nbs/03_synthesis.ipynb #cell-031
+# %% ../nbs/03_synthesis.ipynb #cell-041
+def _draw_vignette(x:Tensor, y:Tensor, n:int, dice:Dice, aspect:tuple)->Tensor: # (n,1,H,W)
+    "Some frames darken towards the rim; squared, since the eye sees stored values."
+    cx, cy = dice.uniform(.3, .7, n), dice.uniform(.3, .7, n)
+    r = torch.hypot(x - _column(cx)*aspect[0], y - _column(cy)*aspect[1])
+    rim, edge = _column(dice.uniform(.32, .75, n)), _column(dice.log_uniform(.02, .5, n))
+    depth = _column(torch.where(dice.chance(.4, n), dice.uniform(.3, 1, n)**.5, 0.))
+    return (1 - depth*((r - rim)/edge).clamp(0, 1)).unsqueeze(1)**2
+
+def _hot_spot(x:Tensor, y:Tensor, cx:Tensor, cy:Tensor, spread:Tensor)->Tensor: # (N,1,H,W) in [0,1]
+    "A Gaussian below the lamp."
+    squared = (x - _column(cx))**2 + (y - _column(cy))**2
+    return (-squared/(2*_column(spread)**2)).exp().unsqueeze(1)
+
+def _towards_strongest(lamps:Lamps)->Tensor: # (N,3) unit vectors
+    "From the middle of the picture to the strongest lamp."
+    best = lamps.colour.sum(-1).argmax(1, keepdim=True)
+    x, y, height = (p.gather(1, best) for p in (lamps.x, lamps.y, lamps.height))
+    return F.normalize(torch.cat([x - .5, y - .5, height.clamp(min=.5)], 1), dim=1)
+
+# %% ../nbs/03_synthesis.ipynb #cell-042
 def synthesize(
     batch_size:int,         # B sequences
     n_frames:int=10,        # T
     size=64,                # side, or (H,W)
     seed=0,                 # an int or a tuple of names and ints; one seed, one batch
-    sources=None,           # callable like `procedural_sources` (the default), or a tensor (B,3,H,W) of stored values
+    sources=None,           # like `procedural_sources` (the default), or stored values (B,3,H,W)
     occluders:int=3,        # at most so many in a frame
     filmic_share:float=.6,  # share of sequences through the soft curve
     bits:int|None=8,        # frames rounded as a file would; None keeps floats
     device='cpu',           # where everything is computed
 )->tuple[Tensor, Layers]: # frames (B,3,T,H,W), and the layers that make them
     "A batch of sequences with exact layers; the same seed gives the same batch."
-    H, W = (size, size) if isinstance(size, int) else size
-    if min(batch_size, n_frames) < 1 or min(H, W) < 8: raise ValueError(f'need at least one sequence, one frame and 8×8 pixels; got B={batch_size}, T={n_frames}, {H}×{W}')
-    dice, B, T = Dice(seed, device), batch_size, n_frames
-    paint = sources.to(device) if isinstance(sources, Tensor) else (sources or procedural_sources)(B, (H, W), dice)
-    if tuple(paint.shape) != (B, 3, H, W): raise ValueError(f'sources must be {(B, 3, H, W)}; got {tuple(paint.shape)}')
-    is_filmic, contrast = dice.chance(filmic_share, B), dice.uniform(1.4, 2.4, B)
-    albedo = srgb_to_linear(paint)*.96 + .015
-    source = torch.where(is_filmic[:, None, None, None], filmic(albedo, contrast[:, None, None, None]), paint)
-    x, y = _grid(H, W, device)
-    aspect, pixel = (W/max(H, W), H/max(H, W)), 1/max(H, W)
-    objects = draw_occluders(B*T, occluders, dice, aspect)
-    low, high = _per_frame(is_filmic, T, .03, .015), _per_frame(is_filmic, T, 8., 2.4)
-    habit = dice.log_uniform(.45, 1.8, B).repeat_interleave(T)                                # some sequences are dim, some over-lit
-    ambient = low*(high/low)**(dice.uniform(0, 1, B*T)**habit)
-    scenes = light_scenes(x, y, objects, dice, ambient, aspect, pixel)
-    frame = lambda v: v.unflatten(0, (B, T)).transpose(1, 2)                                 # (N,C,H,W) -> (B,C,T,H,W)
+    B, T, (H, W) = batch_size, n_frames, (size, size) if isinstance(size, int) else size
+    if min(B, T) < 1 or min(H, W) < 8:
+        raise ValueError('need at least one sequence, one frame and 8×8 pixels; '
+                         f'got B={B}, T={T}, {H}×{W}')
+    dice = Dice(seed, device)
+    source, albedo, is_filmic, contrast = _draw_sources(sources, B, (H, W), filmic_share, dice)
+    objects, scenes, grid = _draw_scenes((H, W), T, occluders, is_filmic, dice)
+    frame = lambda v: v.unflatten(0, (B, T)).transpose(1, 2) # (N,C,H,W) -> (B,C,T,H,W)
     tone = lambda v: tone_map(v, is_filmic, contrast)
-    still = torch.where(is_filmic[:, None, None, None], albedo, srgb_to_linear(paint)).unsqueeze(2)
-    bare = tone(still*frame(scenes.bare) + frame(scenes.gloss_bare))
-    unoccluded = tone(still*frame(scenes.unoccluded) + frame(scenes.gloss))
-    seen, alpha = _paint_over(unoccluded, objects, scenes, (x, y, pixel), tone, frame)
+    bare = tone(albedo*frame(scenes.bare) + frame(scenes.gloss_bare))
+    unoccluded = tone(albedo*frame(scenes.unoccluded) + frame(scenes.gloss))
+    seen, alpha = _paint_over(unoccluded, objects, scenes, grid, tone, frame)
     mask = (alpha > 1/255).to(seen)
     shadow, light = canonical_layers(source, bare, unoccluded)
-    layers = Layers(source, shadow, light, mask, seen*mask, alpha*mask)
     frames = torch.where(mask > 0, seen, unoccluded)
-    return (frames if bits is None else (frames*(2**bits - 1)).round()/(2**bits - 1)), layers
+    if bits is not None: frames = (frames*(2**bits - 1)).round()/(2**bits - 1)
+    return frames, Layers(source, shadow, light, mask, seen*mask, alpha*mask)
 
-# %% ../nbs/03_synthesis.ipynb #cell-032
-def _per_frame(is_filmic:Tensor, n_frames:int, soft:float, hard:float)->Tensor:
-    "One value for the frames of filmic sequences, another for the rest, (B·T,)."
+# %% ../nbs/03_synthesis.ipynb #cell-043
+def _draw_sources(
+    sources, batch_size:int, size:tuple, filmic_share:float, # as in `synthesize`; size is (H,W)
+    dice:Dice,
+)->tuple: # source (B,3,H,W), albedo (B,3,1,H,W), is_filmic (B,), contrast (B,)
+    "What the pictures are painted with, what a file stores of them, and the tone curve between."
+    shape = (batch_size, 3, *size)
+    if isinstance(sources, Tensor): paint = sources.to(dice.device)
+    else: paint = (sources or procedural_sources)(batch_size, size, dice)
+    if paint.shape != shape: raise ValueError(f'sources must be {shape}; got {tuple(paint.shape)}')
+    is_filmic, contrast = dice.chance(filmic_share, batch_size), dice.uniform(1.4, 2.4, batch_size)
+    per_picture, linear = (batch_size, 1, 1, 1), srgb_to_linear(paint)
+    soft, matte = is_filmic.view(per_picture), linear*.96 + .015 # no paint is quite black or white
+    source = torch.where(soft, filmic(matte, contrast.view(per_picture)), paint)
+    albedo = torch.where(soft, matte, linear).unsqueeze(2)
+    return source, albedo, is_filmic, contrast
+
+def _per_frame(is_filmic:Tensor, n_frames:int, soft:float, hard:float)->Tensor: # (B·T,)
+    "One value for the frames of filmic sequences, another for the rest."
     return torch.where(is_filmic, soft, hard).repeat_interleave(n_frames)
 
-def _paint_over(picture:Tensor, objects:Occluders, scenes:Scenes, grid:tuple, tone, frame)->tuple[Tensor, Tensor]:
-    "Occluders over the picture, one after the other: what is seen (B,3,T,H,W), and the total opacity (B,1,T,H,W)."
+# %% ../nbs/03_synthesis.ipynb #cell-044
+def _draw_scenes(
+    size:tuple, n_frames:int, slots:int, # (H,W), T, and occluders in a frame
+    is_filmic:Tensor,                    # (B,): these sequences stand more light
+    dice:Dice,
+)->tuple: # Occluders and Scenes of N = B·T frames, and the grid x (H,W), y (H,W), side of a pixel
+    "Objects and light of every frame."
+    (H, W), side = size, max(size)
+    x, y = _grid(H, W, dice.device)
+    aspect, pixel = (W/side, H/side), 1/side
+    objects = draw_occluders(len(is_filmic)*n_frames, slots, dice, aspect)
+    low = _per_frame(is_filmic, n_frames, .03, .015)
+    high = _per_frame(is_filmic, n_frames, 8., 2.4)
+    habit = dice.log_uniform(.45, 1.8, len(is_filmic)) # some sequences are dim, some over-lit
+    place = dice.uniform(0, 1, len(low))**habit.repeat_interleave(n_frames)
+    ambient = low*(high/low)**place
+    return objects, light_scenes(x, y, objects, dice, ambient, aspect, pixel), (x, y, pixel)
+
+# %% ../nbs/03_synthesis.ipynb #cell-045
+def _paint_over(
+    picture:Tensor,     # (B,3,T,H,W) stored values without occluders
+    objects:Occluders,  # N by K
+    scenes:Scenes,      # of N frames
+    grid:tuple,         # x, y and the side of a pixel
+    tone, frame,        # light to stored values, and (N,C,H,W) -> (B,C,T,H,W)
+)->tuple[Tensor, Tensor]: # what is seen (B,3,T,H,W), and the total opacity (B,1,T,H,W)
+    "Occluders over the picture, one after the other."
     x, y, pixel = grid
-    d = signed_distance(x.expand(*objects.x.shape, *x.shape), y.expand(*objects.x.shape, *y.shape), objects)
+    slots = objects.x.shape
+    d = signed_distance(x.expand(*slots, *x.shape), y.expand(*slots, *y.shape), objects)
     cover = (.5 - d/pixel).clamp(0, 1)*_column(objects.opacity)
     faces = shade(d, objects, scenes.bare, scenes.towards, pixel)
     clear = torch.ones_like(picture[:, :1])
@@ -405,7 +575,7 @@ def _paint_over(picture:Tensor, objects:Occluders, scenes:Scenes, grid:tuple, to
         clear = clear*(1 - opacity)
     return picture, 1 - clear
 
-# %% ../nbs/03_synthesis.ipynb #cell-037
+# %% ../nbs/03_synthesis.ipynb #cell-050
 STATISTICS = ('black share', 'white share', 'luminance', 'saturation', 'local contrast')
 
 def frame_statistics(
@@ -413,12 +583,14 @@ def frame_statistics(
     size:int=96,     # the longer side that frames are brought to first
 )->Tensor: # (N,5), columns `STATISTICS`
     "What a frame's histogram says about its light."
-    scale = size / max(frames.shape[-2:])
-    x = F.interpolate(frames, scale_factor=scale, mode='bilinear', antialias=True) if scale != 1 else frames
+    x, scale = frames, size / max(frames.shape[-2:])
+    if scale != 1: x = F.interpolate(x, scale_factor=scale, mode='bilinear', antialias=True)
     grey = (x * torch.tensor([.299, .587, .114], device=x.device).view(1, 3, 1, 1)).sum(1)
+    black, white = ((grey < 5/255).float().mean((1, 2)), (grey > 250/255).float().mean((1, 2)))
     top = x.amax(1)
     saturation = ((top - x.amin(1)) / top.clamp(min=1e-3)).mean((1, 2))
     window = max(3, size//10)
-    mean, square = (F.avg_pool2d(v[:, None], window, stride=max(1, window//2)) for v in (grey, grey**2))
-    contrast = (square - mean**2).clamp(min=0).sqrt().mean((1, 2, 3))
-    return torch.stack([(grey < 5/255).float().mean((1, 2)), (grey > 250/255).float().mean((1, 2)), grey.mean((1, 2)), saturation, contrast], 1)
+    local_mean = lambda v: F.avg_pool2d(v[:, None], window, stride=max(1, window//2))
+    variance = local_mean(grey**2) - local_mean(grey)**2
+    contrast = variance.clamp(min=0).sqrt().mean((1, 2, 3))
+    return torch.stack([black, white, grey.mean((1, 2)), saturation, contrast], 1)

@@ -14,11 +14,12 @@ from typing import Callable
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .decomposer import Decomposer, create_decomposer, load_decomposer, save_decomposer
+from .decomposer import PRESETS, Decomposer, create_decomposer, load_decomposer, save_decomposer
 from .plots import artefact_folder, by_scale, save_results
 from .sequences import augmented, sequence_loader
 from .synthesis import synthesize
@@ -42,10 +43,11 @@ def default_settings(
     **changes # fields that differ
 )->Settings:
     "The settings of this scale; `report` is the report's own."
-    by = by_scale(tiny=dict(preset='tiny', size=32, n_frames=3, batch_size=2, pool=8, validation=2, epoch=2),
-                  cpu={}, gpu=dict(size=128, batch_size=16, pool=4096, validation=64, epoch=100),
-                  report=dict(preset='report', size=256, batch_size=16, accumulate=4, pool=11632, validation=1454, epoch=181, schedule='plateau'))
-    return Settings(**(by | changes))
+    tiny = dict(preset='tiny', size=32, n_frames=3, batch_size=2, pool=8, validation=2, epoch=2)
+    gpu = dict(size=128, batch_size=16, pool=4096, validation=64, epoch=100)
+    report = dict(preset='report', size=256, batch_size=16, accumulate=4, pool=11632,
+                  validation=1454, epoch=181, schedule='plateau')
+    return Settings(**(by_scale(tiny=tiny, cpu={}, gpu=gpu, report=report) | changes))
 
 # %% ../nbs/06_training.ipynb #cell-008
 LAYERS = ('source', 'shadow', 'light', 'occlusion_mask', 'occlusion_rgb')
@@ -60,29 +62,35 @@ class SyntheticPool(Dataset):
         augment:bool=True,  # flips, quarter turns, order of the frames
         **options           # to `synthesize`
     ):
-        self.description = dict(length=length, n_frames=n_frames, size=size, seed=seed, augment=augment, **options)
+        self.description = dict(length=length, n_frames=n_frames, size=size, seed=seed,
+                                augment=augment, **options)
         self.length, self.augment, self.epoch, chunk = length, augment, 0, 8
-        parts = [synthesize(min(chunk, length - i), n_frames, size, seed=('pool', seed, i), **options) for i in range(0, length, chunk)]
+        parts = [synthesize(min(chunk, length - i), n_frames, size, seed=('pool', seed, i), **options)
+                 for i in range(0, length, chunk)]
         self.tensors = dict(frames=torch.cat([frames for frames, _ in parts]).half())
-        self.tensors |= {name: torch.cat([getattr(layers, name) for _, layers in parts]).half() for name in LAYERS}
+        for name in LAYERS:
+            self.tensors[name] = torch.cat([getattr(layers, name) for _, layers in parts]).half()
 
     def __len__(self): return self.length
+
     def set_epoch(self, epoch:int): self.epoch = epoch
-    def __getitem__(self, index:int)->dict: # frames (3,T,H,W), and the layers without batch dimension
+
+    def __getitem__(self, index:int)->dict: # frames (3,T,H,W), and the layers likewise
         item = {name: x[index].float() for name, x in self.tensors.items()}
         if not self.augment: return item
-        return augmented(item, np.random.default_rng((self.description['length'], self.epoch, index)))
+        return augmented(item, np.random.default_rng((self.length, self.epoch, index)))
 
+# %% ../nbs/06_training.ipynb #cell-009
 @functools.lru_cache(maxsize=4)
 def synthetic_data(
-    settings:Settings
+    settings:Settings # their number, size and seed
 )->tuple[SyntheticPool, SyntheticPool]: # to train on, and to validate on
     "Training and validation sequences of these settings; made once in a process."
-    s = settings
-    return (SyntheticPool(s.pool, s.n_frames, s.size, seed=('train', s.seed)),
-            SyntheticPool(s.validation, s.n_frames, s.size, seed=('validation', s.seed), augment=False))
+    shape, seed = (settings.n_frames, settings.size), settings.seed
+    return (SyntheticPool(settings.pool, *shape, seed=('train', seed)),
+            SyntheticPool(settings.validation, *shape, seed=('validation', seed), augment=False))
 
-# %% ../nbs/06_training.ipynb #cell-011
+# %% ../nbs/06_training.ipynb #cell-012
 PARTS = ('encoder', 'source', 'light_shadow', 'occlusion')
 
 @dataclass(frozen=True)
@@ -93,146 +101,226 @@ class Stage:
     loss:Callable                # (model, batch) -> dict of scalars, one of them `loss`
     steps:int                    # of the optimiser, at most
     after:'Stage|None'=None      # the stage whose weights it starts from
-    scaffold:Callable|None=None  # model -> module that is trained in its place, e.g. an autoencoder around its encoder
+    scaffold:Callable|None=None  # model -> module that is trained in its place, e.g. an autoencoder
     learning_rate:float=1e-3     # Adam; the peak where the schedule is `one_cycle`
     clip:float=1.                # norm of the gradient
     patience:int=10              # epochs without a better validation loss before it stops
 
     def __post_init__(self):
         unknown = set(self.learns) - set(PARTS)
-        if unknown: raise ValueError(f'stage {self.name}: learns must be among {PARTS}; got {sorted(unknown)}')
-        if self.steps < 1: raise ValueError(f'stage {self.name}: steps must be at least 1; got {self.steps}')
+        if unknown:
+            raise ValueError(f'stage {self.name}: learns must be among {PARTS}; got {sorted(unknown)}')
+        if self.steps < 1:
+            raise ValueError(f'stage {self.name}: steps must be at least 1; got {self.steps}')
 
-    def describe(self)->dict: # plain values, for JSON
-        "The stage in words; two stages that differ are described differently."
-        def name(f): return None if f is None else getattr(f, '__name__', None) or f'{f.func.__name__}({", ".join(f"{k}={v}" for k, v in f.keywords.items())})'
-        return dict(name=self.name, learns=list(self.learns), loss=name(self.loss), steps=self.steps, after=self.after and self.after.name,
-                    scaffold=name(self.scaffold), learning_rate=self.learning_rate, clip=self.clip, patience=self.patience)
+# %% ../nbs/06_training.ipynb #cell-013
+def _name(function:Callable|None)->str|None:
+    "The name of a function, with what a `functools.partial` has fixed of it."
+    if function is None or hasattr(function, '__name__'): return getattr(function, '__name__', None)
+    fixed = ', '.join(f'{name}={value}' for name, value in function.keywords.items())
+    return f'{function.func.__name__}({fixed})'
+
+@patch
+def describe(self:Stage)->dict: # plain values, for JSON
+    "The stage in words; two stages that differ are described differently."
+    return dict(name=self.name, learns=list(self.learns), loss=_name(self.loss), steps=self.steps,
+                after=self.after and self.after.name, scaffold=_name(self.scaffold),
+                learning_rate=self.learning_rate, clip=self.clip, patience=self.patience)
 
 def fingerprint(
     stage:Stage,          # with all that came before it
-    settings:Settings,
+    settings:Settings,    # size of the run
     data:str='synthetic', # what the sequences are
 )->str: # 12 hexadecimal digits
     "Weights belong to a stage, its settings and its past: if one of them changes, they are made anew."
     past = fingerprint(stage.after, settings, data) if stage.after else ''
-    return hashlib.sha256(json.dumps([stage.describe(), asdict(settings), data, past]).encode()).hexdigest()[:12]
+    text = json.dumps([stage.describe(), asdict(settings), asdict(PRESETS[settings.preset]), data, past])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../nbs/06_training.ipynb #cell-014
+# %% ../nbs/06_training.ipynb #cell-016
 class Run:
     "Everything that changes while a stage is trained."
-    def __init__(self, stage:Stage, model:Decomposer, settings:Settings, fabric):
+    def __init__(self,
+        stage:Stage,       # what learns
+        model:Decomposer,  # trained in place
+        settings:Settings, # size of the run
+        fabric,            # `lightning_fabric.Fabric`
+    ):
         self.model, self.module = model, stage.scaffold(model) if stage.scaffold else model
         for parameter in self.module.parameters(): parameter.requires_grad_(True)
         for name, part in model.parts.items():
             for parameter in part.parameters(): parameter.requires_grad_(name in stage.learns)
         learning = [p for p in self.module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(learning, lr=stage.learning_rate)
-        if settings.schedule == 'one_cycle':
-            self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.learning_rate, total_steps=max(2, stage.steps) + 1, pct_start=.15, cycle_momentum=False)
-        else: self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=max(1, stage.patience//3))
+        self.schedule = _schedule(optimizer, stage, settings)
         self.wrapped, self.optimizer = fabric.setup(self.module, optimizer)
         self.epoch, self.step, self.history, self.validation, self.seconds = 0, 0, [], [], 0.
         self.best, self.best_loss, self.stale = None, math.inf, 0
 
-    def state(self)->dict:
-        "What a checkpoint holds."
-        return dict(module=self.module.state_dict(), optimizer=self.optimizer.state_dict(), schedule=self.schedule.state_dict(),
-                    **{name: getattr(self, name) for name in self._counters})
-
-    def restore(self, state:dict):
-        self.module.load_state_dict(state['module']); self.optimizer.load_state_dict(state['optimizer']); self.schedule.load_state_dict(state['schedule'])
-        for name in self._counters: setattr(self, name, state[name])
-
     _counters = ('epoch', 'step', 'history', 'validation', 'seconds', 'best', 'best_loss', 'stale')
+    _stateful = ('module', 'optimizer', 'schedule')
 
-# %% ../nbs/06_training.ipynb #cell-015
-def run_epoch(
-    run:Run, stage:Stage, settings:Settings, fabric,
-    data,                 # map-style data set
-    bar,                  # progress bar, or None
+def _schedule(optimizer, stage:Stage, settings:Settings):
+    "One warm cycle over all steps, or half the rate whenever the validation loss stands still."
+    if settings.schedule == 'one_cycle':
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, stage.learning_rate, total_steps=max(2, stage.steps) + 1, pct_start=.15,
+            cycle_momentum=False)
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=.5, patience=max(1, stage.patience//3))
+
+# %% ../nbs/06_training.ipynb #cell-017
+@patch
+def state(self:Run)->dict: # tensors and plain values, safe to load
+    "What a checkpoint holds."
+    tensors = {name: getattr(self, name).state_dict() for name in self._stateful}
+    return tensors | {name: getattr(self, name) for name in self._counters}
+
+@patch
+def restore(self:Run,
+    state:dict, # as `Run.state` gave it
 ):
-    "Up to `settings.epoch` steps; everything random in them follows from the seed and the number of the epoch."
+    "Puts a run back where a checkpoint left it."
+    for name in self._stateful: getattr(self, name).load_state_dict(state[name])
+    for name in self._counters: setattr(self, name, state[name])
+
+# %% ../nbs/06_training.ipynb #cell-018
+def run_epoch(
+    run:Run,           # moved on by one epoch
+    stage:Stage,       # what learns, on which loss
+    settings:Settings, # size of the run
+    fabric,            # `lightning_fabric.Fabric`
+    data,              # map-style data set
+    bar,               # progress bar, or None
+):
+    "Up to `settings.epoch` steps; all chance in them follows from the seed and the epoch's number."
     torch.manual_seed(settings.seed*100_003 + run.epoch)
     run.module.train()
-    micro, wanted = 0, min(settings.epoch, stage.steps - run.step)*settings.accumulate
+    wanted = min(settings.epoch, stage.steps - run.step)*settings.accumulate
     loader = _endless(data, settings, run.epoch)
-    while micro < wanted:
+    for micro in range(1, wanted + 1):
         batch = _to(next(loader), fabric.device)
         losses = stage.loss(run.wrapped, batch)
         fabric.backward(losses['loss'] / settings.accumulate)
-        micro += 1
         if micro % settings.accumulate: continue
-        if stage.clip: fabric.clip_gradients(run.wrapped, run.optimizer, max_norm=stage.clip, error_if_nonfinite=False)
-        run.optimizer.step(); run.optimizer.zero_grad()
-        if settings.schedule == 'one_cycle': run.schedule.step()
-        run.step += 1
+        _take_step(run, stage, settings, fabric)
         run.history.append({name: round(float(value.detach()), 6) for name, value in losses.items()})
-        if not math.isfinite(run.history[-1]['loss']): raise FloatingPointError(f"stage {stage.name}: the loss is {run.history[-1]['loss']} at step {run.step}; lower the learning rate")
-        if bar is not None: bar.update(); bar.set_postfix_str(f"loss {run.history[-1]['loss']:.4f}, {len(batch['frames'])*settings.accumulate*bar.format_dict['rate']:.1f} sequences/s" if bar.format_dict['rate'] else '')
+        loss = run.history[-1]['loss']
+        if not math.isfinite(loss):
+            raise FloatingPointError(f'stage {stage.name}: the loss is {loss} at step {run.step}; '
+                                     'lower the learning rate')
+        if bar is not None: _advance(bar, loss, len(batch['frames'])*settings.accumulate)
     run.epoch += 1
 
-# %% ../nbs/06_training.ipynb #cell-016
+# %% ../nbs/06_training.ipynb #cell-019
+def _take_step(run:Run, stage:Stage, settings:Settings, fabric):
+    "One step of the optimiser, and of the schedule that counts steps."
+    if stage.clip:
+        fabric.clip_gradients(run.wrapped, run.optimizer, max_norm=stage.clip, error_if_nonfinite=False)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if settings.schedule == 'one_cycle': run.schedule.step()
+    run.step += 1
+
+def _advance(bar, loss:float, sequences:int):
+    "The bar moves on by a step of so many sequences, and says the loss and the speed."
+    bar.update()
+    rate = bar.format_dict['rate']
+    bar.set_postfix_str(f'loss {loss:.4f}, {sequences*rate:.1f} sequences/s' if rate else '')
+
+# %% ../nbs/06_training.ipynb #cell-020
 def _endless(data, settings:Settings, epoch:int):
-    "Batches of one epoch of steps, going round the data as often as needed; round r of epoch e has a seed of its own."
+    "Batches for one epoch of steps, round and round the data; every round has an order of its own."
     turn, steps = 0, settings.epoch*settings.accumulate
     rounds = max(1, math.ceil(steps*settings.batch_size/max(1, len(data))))
     while True:
-        order = epoch*rounds + turn
-        yield from sequence_loader(data, settings.batch_size, shuffle=True, seed=settings.seed, epoch=order)
+        yield from sequence_loader(data, settings.batch_size, shuffle=True, seed=settings.seed,
+                                   epoch=epoch*rounds + turn)
         turn += 1
 
 def _to(batch:dict, device)->dict:
+    "The batch with its tensors on the device."
     return {name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()}
 
 @torch.no_grad()
 def _validate(run:Run, stage:Stage, settings:Settings, fabric, data)->float:
     "Mean loss over the validation sequences."
     run.module.eval()
-    losses = [stage.loss(run.wrapped, _to(batch, fabric.device))['loss'] for batch in sequence_loader(data, settings.batch_size)]
+    losses = [stage.loss(run.wrapped, _to(batch, fabric.device))['loss']
+              for batch in sequence_loader(data, settings.batch_size)]
     return round(float(torch.stack(losses).mean()), 6)
 
-# %% ../nbs/06_training.ipynb #cell-017
+# %% ../nbs/06_training.ipynb #cell-021
 def train(
-    stage:Stage,
-    settings:Settings|None=None, # those of this scale
-    data=None,                   # (training, validation) data sets with a `description`; synthetic by default
+    stage:Stage,                 # what learns; the stages before it are trained if they are missing
+    settings:Settings|None=None, # those of this scale by default
+    data=None,                   # (training, validation) sets with a `description`; synthetic if None
     folder=None,                 # where weights and checkpoints go; `runs/<scale>` by default
     progress:bool=True,          # show a bar
     keep:str='last',             # or `best`: the weights of the best validation loss
 )->Decomposer: # in evaluation mode, with the weights of this stage
-    "Weights of a stage: loaded if they are there, resumed if they were begun, trained if not, after those it needs."
-    settings = settings or default_settings()
-    described = 'synthetic' if data is None else json.dumps(getattr(data[0], 'description', type(data[0]).__name__), default=str)
+    "Weights of a stage, after those it needs: loaded if there, resumed if begun, trained if not."
+    settings, described = settings or default_settings(), _described(data)
     place = Path(folder) if folder else artefact_folder('runs')
     place.mkdir(parents=True, exist_ok=True)
-    weights, checkpoint, mark = place/f'{stage.name}.safetensors', place/f'{stage.name}.checkpoint', fingerprint(stage, settings, described)
-    record = load_run(stage, place)
-    if weights.exists() and record and record['fingerprint'] == mark: return load_decomposer(weights).eval()
-    model = train(stage.after, settings, data, folder, progress, keep) if stage.after else create_decomposer(settings.preset, seed=settings.seed)
+    weights, checkpoint = (place/f'{stage.name}.{kind}' for kind in ('safetensors', 'checkpoint'))
+    mark, record = fingerprint(stage, settings, described), load_run(stage, place)
+    if weights.exists() and record and record['fingerprint'] == mark:
+        return load_decomposer(weights).eval()
+    if stage.after: model = train(stage.after, settings, data, folder, progress, keep)
+    else: model = create_decomposer(settings.preset, seed=settings.seed)
     run = _fit(stage, settings, data or synthetic_data(settings), model, checkpoint, mark, progress)
     if keep == 'best' and run.best: run.model.load_state_dict(run.best)
     save_decomposer(run.model, weights)
-    _write_record(place/f'{stage.name}.json', dict(fingerprint=mark, history=run.history, validation=run.validation, seconds=round(run.seconds, 1),
-                                                   stage=stage.describe(), settings=asdict(settings), data=described))
+    record = dict(fingerprint=mark, history=run.history, validation=run.validation,
+                  seconds=round(run.seconds, 1), stage=stage.describe(), settings=asdict(settings),
+                  data=described)
+    _write_record(place/f'{stage.name}.json', record)
+    if folder is None: _publish(record)
     checkpoint.unlink(missing_ok=True)
     return run.model.eval()
 
+# %% ../nbs/06_training.ipynb #cell-022
 def load_run(
-    stage:Stage,
+    stage:Stage, # whose name the file has
     folder=None, # where `train` put it
-)->dict|None: # keys fingerprint, history (a dict for each step), validation (a number for each epoch), seconds, stage, settings
+)->dict|None: # fingerprint, history (of steps), validation (of epochs), seconds, stage, settings, data
     "What was written down while a stage was trained; `None` if it was not."
     path = (Path(folder) if folder else artefact_folder('runs'))/f'{stage.name}.json'
     return json.loads(path.read_text()) if path.exists() else None
 
-# %% ../nbs/06_training.ipynb #cell-018
+def _described(data)->str:
+    "What a pair of data sets is, in a line: part of the fingerprint."
+    if data is None: return 'synthetic'
+    return json.dumps(getattr(data[0], 'description', type(data[0]).__name__), default=str)
+
+def _publish(record:dict):
+    "The run in short, as `results/stage-<name>.json`: validation loss by epoch, settings, speed."
+    stage, settings, seconds = record['stage'], record['settings'], record['seconds']
+    steps = len(record['history'])
+    sequences = steps*settings['batch_size']*settings['accumulate']
+    save_results(f"stage-{stage['name']}", dict(validation=record['validation'], steps=steps),
+                 dict(stage=stage, settings=settings, data=record['data'], fingerprint=record['fingerprint']),
+                 settings['seed'], times=dict(seconds=seconds, sequences_per_second=round(sequences/max(seconds, .1), 1)))
+
 def _write_record(path:Path, record:dict):
-    draft = path.with_suffix('.part')
+    "JSON, first beside its place and then moved there."
+    draft = _draft(path)
     draft.write_text(json.dumps(record))
     draft.replace(path)
 
-def _fit(stage:Stage, settings:Settings, data, model:Decomposer, checkpoint:Path, mark:str, progress:bool)->Run:
+def _draft(path:Path)->Path:
+    "A name beside the file that no other process uses."
+    return path.with_name(f'{path.name}.{os.getpid()}.part')
+
+# %% ../nbs/06_training.ipynb #cell-023
+def _fit(
+    stage:Stage, settings:Settings, data, # as in `train`
+    model:Decomposer, # to start from
+    checkpoint:Path,  # where the run is kept after each epoch
+    mark:str,         # fingerprint: a checkpoint with another one is not resumed
+    progress:bool,    # show a bar
+)->Run: # finished
     "The epochs of a stage, from its checkpoint if there is one."
     from lightning_fabric import Fabric
     fabric = Fabric(accelerator='cuda' if torch.cuda.is_available() else 'cpu', devices=1)
@@ -246,11 +334,19 @@ def _fit(stage:Stage, settings:Settings, data, model:Decomposer, checkpoint:Path
         run_epoch(run, stage, settings, fabric, data[0], bar if progress else None)
         loss = _validate(run, stage, settings, fabric, data[1])
         if settings.schedule == 'plateau': run.schedule.step(loss)
-        run.validation.append(loss)
-        run.stale = 0 if loss < run.best_loss else run.stale + 1
-        if loss < run.best_loss: run.best_loss, run.best = loss, {name: x.detach().clone() for name, x in run.model.state_dict().items()}
+        _remember(run, loss)
         run.seconds += time.perf_counter() - started
-        draft = checkpoint.with_suffix('.part')
-        torch.save(run.state() | dict(fingerprint=mark), draft); draft.replace(checkpoint)
+        draft = _draft(checkpoint)
+        torch.save(run.state() | dict(fingerprint=mark), draft)
+        draft.replace(checkpoint)
     bar.close()
     return run
+
+# %% ../nbs/06_training.ipynb #cell-024
+def _remember(run:Run, loss:float):
+    "Writes the validation loss of an epoch down, and keeps the weights if it is the best so far."
+    run.validation.append(loss)
+    run.stale = 0 if loss < run.best_loss else run.stale + 1
+    if run.stale: return
+    run.best_loss = loss
+    run.best = {name: x.detach().clone() for name, x in run.model.state_dict().items()}
