@@ -41,7 +41,7 @@ def naive_loss(
 def joint_loss(
     model, batch:dict,            # Decomposer; frames and source
     source_weight:float=.7,       # of the source, the report's
-    decay:float=WEIGHTS['decay'], # λ_d
+    decay:float=WEIGHTS[2]['decay'], # λ_d
     as_reported:bool=False,       # true source below, input where the mask is on
 )->dict: # loss, decomposition, source, decay
     "Decomposition + 0.7 · source + mask decay."

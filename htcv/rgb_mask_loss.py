@@ -74,7 +74,7 @@ def rgb_loss(
     return dict(loss=error + weight*price, reconstruction=error, regularisation=price)
 
 # %% ../nbs/32_rgb_mask_loss.ipynb #cell-013
-WEIGHTS = dict(none=0., mask=.1, decay=.15)   # λ for each regulariser at the default scale
+WEIGHTS = {1: dict(none=0., mask=.1, decay=.15), 2: dict(none=0., mask=.1, decay=.08)}   # λ by version
 
 def rgb_stage(
     version:int=2,              # see `underlying_picture`
@@ -85,8 +85,8 @@ def rgb_stage(
     source:str='predicted',     # of version 2
 )->Stage:
     "The occlusion head learns where and what; everything else is frozen (report §3.2.2)."
-    weight = WEIGHTS[regulariser] if weight is None else weight
+    weight = WEIGHTS[version][regulariser] if weight is None else weight
     options = dict(version=version, regulariser=regulariser, weight=weight, mode=mode, decay_on=decay_on, source=source)
-    name = f'rgb-v{version}-{regulariser}' + f'-{mode}'*(mode != 'soft') + f'-{decay_on}'*(decay_on != 'probability') + '-target'*(version == 2 and source == 'target') + (f'-{weight:g}' if weight != WEIGHTS[regulariser] else '')
+    name = f'rgb-v{version}-{regulariser}' + f'-{mode}'*(mode != 'soft') + f'-{decay_on}'*(decay_on != 'probability') + '-target'*(version == 2 and source == 'target') + (f'-{weight:g}' if weight != WEIGHTS[version][regulariser] else '')
     return Stage(name, ('occlusion',), functools.partial(rgb_loss, **options), steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000),
                  after=mask_stage(), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
