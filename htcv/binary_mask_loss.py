@@ -19,20 +19,22 @@ from .training import Stage
 
 # %% ../nbs/31_binary_mask_loss.ipynb #cell-007
 def positive_weight(
-    target:Tensor # binary mask, any shape
+    target:Tensor, # binary mask, any shape
 )->Tensor: # a scalar; 1 where the batch holds no True pixel
     "Ratio of False to True values of a batch (report §3.2.1)."
     positives = (target >= .5).sum()
     return torch.where(positives > 0, (target.numel() - positives)/positives.clamp(min=1), 1.)
 
 def binary_mask_loss(
-    logit:Tensor,          # (B,1,T,H,W)
-    target:Tensor,         # the same shape, 0 or 1
-    weighted:bool=True,    # by `positive_weight`
+    logit:Tensor,       # (B,1,T,H,W)
+    target:Tensor,      # the same shape, 0 or 1
+    weighted:bool=True, # by `positive_weight`
 )->Tensor: # a scalar
     "Binary cross-entropy on logits; True pixels count as much in all as False ones (report §3.2.1)."
-    if logit.shape != target.shape: raise ValueError(f'logit {tuple(logit.shape)} and target {tuple(target.shape)} differ')
-    return F.binary_cross_entropy_with_logits(logit, target, pos_weight=positive_weight(target) if weighted else None)
+    if logit.shape != target.shape:
+        raise ValueError(f'logit {tuple(logit.shape)} and target {tuple(target.shape)} differ')
+    weight = positive_weight(target) if weighted else None
+    return F.binary_cross_entropy_with_logits(logit, target, pos_weight=weight)
 
 # %% ../nbs/31_binary_mask_loss.ipynb #cell-010
 def mask_target(
@@ -42,7 +44,8 @@ def mask_target(
 )->Tensor: # (B,1,T,H,W)
     "What the mask is compared with: pseudo-labels made on the fly, or the truth."
     if labels == 'exact': return batch['occlusion_mask']
-    return occlusion_pseudo_labels(batch['frames'], pseudo_underlying(batch['frames'], batch['source'], kind=labels), vote=vote)
+    picture = pseudo_underlying(batch['frames'], batch['source'], kind=labels)
+    return occlusion_pseudo_labels(batch['frames'], picture, vote=vote)
 
 def mask_loss(
     model,                   # Decomposer
@@ -54,10 +57,14 @@ def mask_loss(
     logit = model(batch['frames'], heads=('occlusion',)).occlusion_logit
     return dict(loss=binary_mask_loss(logit, mask_target(batch, labels), weighted))
 
+# %% ../nbs/31_binary_mask_loss.ipynb #cell-011
 def mask_stage(
     labels:str='difference', # see `mask_target`
     weighted:bool=True,      # see `binary_mask_loss`
 )->Stage:
     "The occlusion head learns where; everything else is frozen (report §3.2.1)."
-    return Stage(f'mask-{labels}' + '-unweighted'*(not weighted), ('occlusion',), functools.partial(mask_loss, labels=labels, weighted=weighted),
-                 steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=finetuning_stage(), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
+    name = f'mask-{labels}' + '-unweighted'*(not weighted)
+    return Stage(name, ('occlusion',),
+                 functools.partial(mask_loss, labels=labels, weighted=weighted),
+                 steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=finetuning_stage(),
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

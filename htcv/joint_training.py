@@ -30,41 +30,54 @@ def recompose(
     return composite(picture, seen.occlusion_mask, seen.occlusion_rgb, mode)
 
 def naive_loss(
-    model, batch:dict, # Decomposer; frames and source
+    model,      # Decomposer
+    batch:dict, # frames and source
 )->dict: # loss, decomposition, source
     "Recompose the frames and get the source right, all at once (the report's opening)."
     seen = model(batch['frames'])
-    decomposition, source = F.mse_loss(recompose(seen), batch['frames']), F.mse_loss(seen.source, batch['source'])
+    decomposition = F.mse_loss(recompose(seen), batch['frames'])
+    source = F.mse_loss(seen.source, batch['source'])
     return dict(loss=decomposition + source, decomposition=decomposition, source=source)
 
 # %% ../nbs/40_joint_training.ipynb #cell-009
 def joint_loss(
-    model, batch:dict,            # Decomposer; frames and source
-    source_weight:float=.7,       # of the source, the report's
+    model,                           # Decomposer
+    batch:dict,                      # frames and source
+    source_weight:float=.7,          # of the source, the report's
     decay:float=WEIGHTS[2]['decay'], # λ_d
-    as_reported:bool=False,       # true source below, input where the mask is on
+    as_reported:bool=False,          # true source below, input where the mask is on
 )->dict: # loss, decomposition, source, decay
     "Decomposition + 0.7 · source + mask decay."
-    seen, frames = model(batch['frames']), batch['frames']
-    if as_reported: made = composite(underlying(batch['source'], seen.shadow, seen.light, PSEUDO_ORDER), seen.occlusion_mask, frames, 'soft')
+    frames = batch['frames']
+    seen = model(frames)
+    if as_reported:
+        picture = underlying(batch['source'], seen.shadow, seen.light, PSEUDO_ORDER)
+        made = composite(picture, seen.occlusion_mask, frames, 'soft')
     else: made = recompose(seen)
-    decomposition, source, price = F.l1_loss(made, frames), F.mse_loss(seen.source, batch['source']), mask_decay(seen.occlusion_logit)
-    return dict(loss=decomposition + source_weight*source + decay*price, decomposition=decomposition, source=source, decay=price)
+    decomposition = F.l1_loss(made, frames)
+    source = F.mse_loss(seen.source, batch['source'])
+    price = mask_decay(seen.occlusion_logit)
+    return dict(loss=decomposition + source_weight*source + decay*price,
+                decomposition=decomposition, source=source, decay=price)
 
 # %% ../nbs/40_joint_training.ipynb #cell-012
 def joint_stage(
-    as_reported:bool=False # see `joint_loss`
-)->Stage:
-    "All heads together, from the staged weights, at a tenth of the rate; the encoder stays frozen, as in the report's group."
-    return Stage('joint' + '-as-reported'*as_reported, PARTS[1:], functools.partial(joint_loss, as_reported=as_reported), steps=by_scale(tiny=3, cpu=100, gpu=2000, report=20000),
-                 after=rgb_stage(), learning_rate=by_scale(tiny=5e-4, gpu=3e-4, report=1e-4))
+    as_reported:bool=False, # see `joint_loss`
+)->Stage: # the encoder stays frozen, as in the report's group
+    "All heads together, from the staged weights, at a lower rate."
+    return Stage('joint' + '-as-reported'*as_reported, PARTS[1:],
+                 functools.partial(joint_loss, as_reported=as_reported),
+                 steps=by_scale(tiny=3, cpu=100, gpu=2000, report=20000), after=rgb_stage(),
+                 learning_rate=by_scale(tiny=5e-4, gpu=3e-4, report=1e-4))
 
 def stages_before(
-    stage:Stage
+    stage:Stage, # the last one
 )->list[Stage]: # oldest first, the stage itself last
     "The whole past of a stage."
     return (stages_before(stage.after) if stage.after else []) + [stage]
 
 def naive_stage()->Stage:
     "Everything from scratch, for as many steps as the whole staged run."
-    return Stage('naive', PARTS, naive_loss, steps=sum(stage.steps for stage in stages_before(joint_stage())), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
+    steps = sum(stage.steps for stage in stages_before(joint_stage()))
+    return Stage('naive', PARTS, naive_loss, steps=steps,
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

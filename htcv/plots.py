@@ -144,10 +144,10 @@ def to_picture(
     return array[0] if len(array) == 1 else array.transpose(1, 2, 0)
 
 def _show(axis, tensor:Tensor, title:str=''):
-    "One picture without ticks; masks between black and white whatever they hold."
+    "One picture in a thin frame, without ticks; masks between black and white whatever they hold."
     axis.imshow(to_picture(tensor), cmap='gray', vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[]); axis.grid(False)
-    for spine in axis.spines.values(): spine.set_visible(False)
+    for spine in axis.spines.values(): spine.set(visible=True, color='.8', linewidth=.4) # white on white has an edge
     if title: axis.set_title(title, loc='center', fontsize=8)
 
 # %% ../nbs/00_plots.ipynb #cell-019

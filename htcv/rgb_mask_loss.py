@@ -22,13 +22,15 @@ from .training import Stage
 REGULARISERS = ('none', 'mask', 'decay')
 
 def mask_decay(
-    logit:Tensor,               # (B,1,T,H,W)
-    on:str='probability',       # or `logit`, as the report's group
+    logit:Tensor,         # (B,1,T,H,W)
+    on:str='probability', # or `logit`, as the report's group
 )->Tensor: # a scalar
     "mean(M²): every pixel of the mask costs; on logits it pulls towards M = 0.5 (report §3.2.2)."
-    if on not in ('probability', 'logit'): raise ValueError(f"decay is on 'probability' or 'logit'; got {on!r}")
+    if on not in ('probability', 'logit'):
+        raise ValueError(f"decay is on 'probability' or 'logit'; got {on!r}")
     return (logit.sigmoid() if on == 'probability' else logit).square().mean()
 
+# %% ../nbs/32_rgb_mask_loss.ipynb #cell-009
 def underlying_picture(
     model,                 # Decomposer
     batch:dict,            # frames and source
@@ -39,24 +41,29 @@ def underlying_picture(
     "What lies under the occluders, as each version believes."
     if version not in (1, 2): raise ValueError(f'version must be 1 or 2; got {version!r}')
     if version == 1: return pseudo_underlying(batch['frames'], batch['source'], kind=kind)
-    if source not in ('target', 'predicted'): raise ValueError(f"source must be 'target' or 'predicted'; got {source!r}")
+    if source not in ('target', 'predicted'):
+        raise ValueError(f"source must be 'target' or 'predicted'; got {source!r}")
+    heads = ('light_shadow',) + ('source',)*(source == 'predicted')
     with torch.no_grad():
-        seen = model(batch['frames'], heads=('light_shadow',) + ('source',)*(source == 'predicted'))
-        return underlying(batch['source'] if source == 'target' else seen.source, seen.shadow, seen.light, PSEUDO_ORDER)
+        seen = model(batch['frames'], heads=heads)
+        still = batch['source'] if source == 'target' else seen.source
+        return underlying(still, seen.shadow, seen.light, PSEUDO_ORDER)
 
-# %% ../nbs/32_rgb_mask_loss.ipynb #cell-008
+# %% ../nbs/32_rgb_mask_loss.ipynb #cell-011
 def reconstruct(
-    picture:Tensor, # (B,3,T,H,W), what lies below
-    logit:Tensor,   # (B,1,T,H,W)
-    rgb:Tensor,     # (B,3,T,H,W)
-    mode:str='soft',# see `composite`; or `group`: hard, cut at a logit of 0.9
+    picture:Tensor,  # (B,3,T,H,W), what lies below
+    logit:Tensor,    # (B,1,T,H,W)
+    rgb:Tensor,      # (B,3,T,H,W)
+    mode:str='soft', # see `composite`; or `group`: hard, cut at a logit of 0.9
 )->Tensor: # (B,3,T,H,W)
     "X ⊕ (M·O)."
     if mode == 'group': return torch.where(logit >= .9, rgb, picture)
     return composite(picture, logit.sigmoid(), rgb, mode)
 
+# %% ../nbs/32_rgb_mask_loss.ipynb #cell-012
 def rgb_loss(
-    model, batch:dict,          # Decomposer; frames and source
+    model,                      # Decomposer
+    batch:dict,                 # frames and source
     version:int=1,              # see `underlying_picture`
     regulariser:str='none',     # one of `REGULARISERS`
     weight:float=0.,            # λ_b or λ_d
@@ -65,16 +72,22 @@ def rgb_loss(
     source:str='target',        # see `underlying_picture`
 )->dict: # loss, reconstruction, regularisation
     "MAE of the reconstruction, and the price of the mask (report §3.2.2)."
-    if regulariser not in REGULARISERS: raise ValueError(f'regulariser must be one of {REGULARISERS}; got {regulariser!r}')
+    if regulariser not in REGULARISERS:
+        raise ValueError(f'regulariser must be one of {REGULARISERS}; got {regulariser!r}')
     seen = model(batch['frames'], heads=('occlusion',))
+    logit = seen.occlusion_logit
     picture = underlying_picture(model, batch, version, source)
-    error = F.l1_loss(reconstruct(picture, seen.occlusion_logit, seen.occlusion_rgb, mode), batch['frames'])
-    price = dict(none=lambda: error*0, mask=lambda: binary_mask_loss(seen.occlusion_logit, mask_target(batch)),
-                 decay=lambda: mask_decay(seen.occlusion_logit, decay_on))[regulariser]()
+    made = reconstruct(picture, logit, seen.occlusion_rgb, mode)
+    error = F.l1_loss(made, batch['frames'])
+    prices = dict(none=lambda: error*0,
+                  mask=lambda: binary_mask_loss(logit, mask_target(batch)),
+                  decay=lambda: mask_decay(logit, decay_on))
+    price = prices[regulariser]()
     return dict(loss=error + weight*price, reconstruction=error, regularisation=price)
 
-# %% ../nbs/32_rgb_mask_loss.ipynb #cell-013
-WEIGHTS = {1: dict(none=0., mask=.1, decay=.15), 2: dict(none=0., mask=.1, decay=.08)}   # λ by version
+# %% ../nbs/32_rgb_mask_loss.ipynb #cell-017
+WEIGHTS = {1: dict(none=0., mask=.1, decay=.15), # λ by version
+           2: dict(none=0., mask=.1, decay=.08)}
 
 def rgb_stage(
     version:int=2,              # see `underlying_picture`
@@ -85,8 +98,14 @@ def rgb_stage(
     source:str='predicted',     # of version 2
 )->Stage:
     "The occlusion head learns where and what; everything else is frozen (report §3.2.2)."
-    weight = WEIGHTS[version][regulariser] if weight is None else weight
-    options = dict(version=version, regulariser=regulariser, weight=weight, mode=mode, decay_on=decay_on, source=source)
-    name = f'rgb-v{version}-{regulariser}' + f'-{mode}'*(mode != 'soft') + f'-{decay_on}'*(decay_on != 'probability') + '-target'*(version == 2 and source == 'target') + (f'-{weight:g}' if weight != WEIGHTS[version][regulariser] else '')
-    return Stage(name, ('occlusion',), functools.partial(rgb_loss, **options), steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000),
-                 after=mask_stage(), learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
+    usual = WEIGHTS[version][regulariser]
+    weight = usual if weight is None else weight
+    options = dict(version=version, regulariser=regulariser, weight=weight, mode=mode,
+                   decay_on=decay_on, source=source)
+    name = (f'rgb-v{version}-{regulariser}' + f'-{mode}'*(mode != 'soft')
+            + f'-{decay_on}'*(decay_on != 'probability')
+            + '-target'*(version == 2 and source == 'target')
+            + f'-{weight:g}'*(weight != usual))
+    return Stage(name, ('occlusion',), functools.partial(rgb_loss, **options),
+                 steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=mask_stage(),
+                 learning_rate=by_scale(tiny=2e-3, gpu=1e-3))

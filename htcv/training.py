@@ -104,7 +104,7 @@ class Stage:
     scaffold:Callable|None=None  # model -> module that is trained in its place, e.g. an autoencoder
     learning_rate:float=1e-3     # Adam; the peak where the schedule is `one_cycle`
     clip:float=1.                # norm of the gradient
-    patience:int=10              # epochs without a better validation loss before it stops
+    patience:int=10              # with `plateau`: epochs without a better loss before it stops
 
     def __post_init__(self):
         unknown = set(self.learns) - set(PARTS)
@@ -329,7 +329,8 @@ def _fit(
         saved = torch.load(checkpoint, weights_only=True, map_location=fabric.device)
         if saved.pop('fingerprint') == mark: run.restore(saved)
     bar = tqdm(total=stage.steps, initial=run.step, desc=stage.name, disable=not progress, mininterval=1)
-    while run.step < stage.steps and run.stale < stage.patience:
+    patience = stage.patience if settings.schedule == 'plateau' else math.inf # one_cycle ends by itself
+    while run.step < stage.steps and run.stale < patience:
         started = time.perf_counter()
         run_epoch(run, stage, settings, fabric, data[0], bar if progress else None)
         loss = _validate(run, stage, settings, fabric, data[1])
