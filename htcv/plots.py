@@ -71,7 +71,7 @@ def save_results(
                   metrics=metrics, times=times or {})
     path = artefact_folder('results')/f'{name}.json'
     draft = path.with_suffix('.part')
-    draft.write_text(json.dumps(record, indent=1, sort_keys=True, default=_plain) + '\n')
+    draft.write_text(json.dumps(_plain(record), indent=1, sort_keys=True, allow_nan=False) + '\n')
     return draft.replace(path)
 
 def load_results(
@@ -95,9 +95,12 @@ def _package_commit()->str:
     except FileNotFoundError: return 'unknown'
 
 def _plain(value):
-    "Tensors, arrays and paths as JSON."
-    if isinstance(value, (Tensor, np.ndarray, np.generic)): return value.tolist()
-    if isinstance(value, Path): return value.name
+    "What JSON holds: tensors and arrays as lists, and null for a number that is not known (NaN)."
+    if isinstance(value, dict): return {str(name): _plain(x) for name, x in value.items()}
+    if isinstance(value, (list, tuple)): return [_plain(x) for x in value]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)): return _plain(value.tolist())
+    if isinstance(value, float): return value if np.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)): return value
     raise TypeError(f'{type(value).__name__} does not belong into a results file')
 
 # %% ../nbs/00_plots.ipynb #cell-014

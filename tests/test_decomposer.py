@@ -43,7 +43,7 @@ def test_report_preset_takes_a_training_step_at_full_size():
 # --- frames and sizes --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('T', [1, 3, 7, 11])
-@pytest.mark.parametrize('build', [lambda r: create_decomposer('compact', seed=0, source_reduction=r),
+@pytest.mark.parametrize('build', [lambda r: create_decomposer('compact', seed=0, source_reduction=r, **(dict(stem=()) if r == 'first' else {})),
                                    lambda r: small_report(source_reduction=r)], ids=['compact', 'report'])
 @pytest.mark.parametrize('reduction', REDUCTIONS)
 def test_source_hears_every_frame(build, reduction, T):
