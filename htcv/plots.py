@@ -65,14 +65,14 @@ def save_results(
     config:dict,          # what it was measured with
     seed:int,             # the seed of the run
     times:dict|None=None  # seconds: whatever changes from run to run
-)->Path: # the file written
+)->None:
     "Writes one run as JSON, atomically."
     record = dict(name=name, scale=scale(), seed=seed, commit=_package_commit(), config=config,
                   metrics=metrics, times=times or {})
     path = artefact_folder('results')/f'{name}.json'
     draft = path.with_suffix('.part')
     draft.write_text(json.dumps(_plain(record), indent=1, sort_keys=True, allow_nan=False) + '\n')
-    return draft.replace(path)
+    draft.replace(path)
 
 def load_results(
     name:str, # as given to `save_results`

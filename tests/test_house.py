@@ -171,3 +171,10 @@ def test_importing_everything_opens_no_connection(root, fresh_python):
 def test_nothing_here_imports_torchvision(root):
     for path in [*root.glob("htcv/*.py"), root/"settings.ini", root/"constraints.txt"]:
         assert "torchvision" not in path.read_text(), path.name
+
+
+def test_no_notebook_tells_where_it_was_run(root):
+    for path in sorted((root/"nbs").glob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        for trace in ("PosixPath(", "WindowsPath(", str(root) + "/", "/tmp/tmp"):
+            assert trace not in text, f"{path.name} holds {trace!r}: end the cell's last line with a semicolon"
