@@ -34,7 +34,8 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     packages=find_packages(include=["htcv", "htcv.*"]),
-    package_data={"htcv": ["*.json", "*.safetensors", "py.typed"]},
+    package_data={"htcv": ["*.json", "*.safetensors", "py.typed", "benchmark/*", "benchmark/**/*"]},
+    data_files=[("share/htcv/blender", ["blender/render_layers.py", "blender/COPYING"])],  # GPL: see blender/
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split()},
