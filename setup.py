@@ -23,8 +23,8 @@ setup(
     url=settings["git_url"],
     author=settings["author"],
     author_email=settings["author_email"],
-    license_expression=LICENSES[settings["license"]],
-    license_files=["LICENSE"],
+    license_expression=f'{LICENSES[settings["license"]]} AND GPL-3.0-or-later',  # the second: blender/ alone
+    license_files=["LICENSE", "blender/COPYING"],
     keywords=settings["keywords"].split(),
     classifiers=[
         f"Development Status :: {STATUS[int(settings['status']) - 1]}",

@@ -9,7 +9,7 @@ __all__ = ['MESHES', 'OPAQUE', 'TRANSLUCENT', 'CURVES', 'BLENDER_CONTRAST', 'BPY
            'benchmark_folder', 'check_benchmark']
 
 # %% ../nbs/04_rendering.ipynb #cell-002
-import hashlib, json, math, os, shutil, subprocess, sys, tempfile
+import hashlib, json, math, os, shutil, site, subprocess, sys, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,8 @@ def _command(program:str|Path)->list:
 def _script()->Path:
     "The file that runs inside Blender: beside the package in a checkout, under `share` if installed."
     import htcv
-    places = Path(htcv.__file__).parents[1]/'blender', Path(sys.prefix)/'share'/'htcv'/'blender'
+    homes = Path(sys.prefix), Path(site.getuserbase())
+    places = [Path(htcv.__file__).parents[1]/'blender', *(home/'share'/'htcv'/'blender' for home in homes)]
     for place in places:
         if (place/'render_layers.py').is_file(): return place/'render_layers.py'
     raise FileNotFoundError(f'render_layers.py is in neither of {", ".join(map(str, places))}: install htcv again')

@@ -21,17 +21,29 @@ def wheel(root, tmp_path_factory):
 def test_wheel_holds_the_package_and_only_it(wheel, root):
     names = wheel.namelist()
     assert {f"htcv/{p.name}" for p in (root/"htcv").glob("*.py")} <= set(names)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"htcv"}
+    ours = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert ours == {"htcv", next(name.split("/")[0] for name in names if ".data/" in name)}
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_benchmark_and_what_runs_inside_blender(wheel, root):
+    names = set(wheel.namelist())
+    files = [p.relative_to(root).as_posix() for p in (root/"htcv"/"benchmark").rglob("*") if p.is_file()]
+    assert len(files) > 600 and set(files) <= names
+    shared = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
+    assert shared == {"share/htcv/blender/render_layers.py", "share/htcv/blender/COPYING"}
+    assert sum(item.compress_size for item in wheel.infolist()) < 45e6
 
 
 @pytest.mark.slow
 def test_wheel_says_what_it_is(wheel):
     info = {name.split("/")[-1]: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
-    assert "License-Expression: Apache-2.0" in info["METADATA"] and "Apache License" in info["LICENSE"]
+    assert "License-Expression: Apache-2.0 AND GPL-3.0-or-later\n" in info["METADATA"] and "Apache License" in info["LICENSE"]
     assert "Requires-Python: >=3.11" in info["METADATA"] and "# htcv" in info["METADATA"]
     needs = [line for line in info["METADATA"].split("\n") if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert not any(tool in line for line in needs for tool in ("jupyterlab", "nbdev", "pytest", "sphinx", "torchvision"))
-    assert "htcv = htcv._modidx:d" in info["entry_points.txt"]
+    for entry in ("htcv = htcv._modidx:d", "htcv_render = htcv.rendering:htcv_render", "htcv_evaluate = htcv.scoring:htcv_evaluate"):
+        assert entry in info["entry_points.txt"]
 
 
 def test_constraints_pin_every_requirement_exactly(root):
