@@ -30,7 +30,8 @@ def open_exr():
     except ImportError:
         for home in (bpy.utils.resource_path('LOCAL'), bpy.utils.resource_path('SYSTEM')):
             sys.path.append(os.path.join(home, 'python', 'lib', 'python3.%d' % sys.version_info[1], 'site-packages'))
-        import OpenImageIO
+        try: import OpenImageIO
+        except ImportError: sys.exit('this Blender brings no OpenImageIO for Python: take the program, or bpy 4.5 or newer')
     return OpenImageIO
 
 
@@ -244,6 +245,8 @@ def render(job):
 def main():
     arguments = sys.argv[sys.argv.index('--') + 1:] if '--' in sys.argv else sys.argv[1:]
     with open(arguments[0], encoding='utf-8') as file: jobs = json.load(file)
+    if bpy.app.version < (4, 2): sys.exit('needs Blender 4.2 or newer; this is ' + bpy.app.version_string)
+    open_exr()                                             # better missed now than after the first frame
     print('blender', bpy.app.version_string, flush=True)
     for i, job in enumerate(jobs):
         render(job)
