@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .composition import Layers, canonical_layers
-from .sequences import LAYER_FILES, read_image, write_sequence
+from .sequences import read_image, resize, write_sequence
 from .synthesis import Dice, FolderSources, draw_lamps, filmic, linear_to_srgb, procedural_sources
 from .synthesis import srgb_to_linear
 
@@ -327,7 +327,6 @@ def middle(
     size:tuple,     # (H,W)
 )->Tensor: # (3,H,W)
     "The largest middle part of that shape, scaled down by area."
-    from htcv.sequences import resize
     h, w = picture.shape[-2:]
     scale = min(h/size[0], w/size[1])
     rows, columns = round(size[0]*scale), round(size[1]*scale)

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from htcv.rendering import develop, draw_jobs, paint, render_passes, render_sequences, save_passes
+from htcv.rendering import draw_jobs, paint, render_passes, render_sequences, save_passes
 from htcv.sequences import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,6 @@ def main(home):
     albedo = paint(picture, "filmic")
     jobs = draw_jobs(1, (128, 128), ("lights", SEED), "filmic")
     passes = render_passes(albedo, jobs, samples=64, light_groups=True)
-    develop(passes, albedo, "filmic")
     save_passes(home/"lights.npz", passes, albedo, "filmic")
     checksums(home)
 

@@ -1,5 +1,5 @@
 "The command that renders: what it does without Blender, when Blender dies, when it is interrupted, and with the real one."
-import json, os, stat, subprocess, sys, textwrap
+import os, stat, subprocess, sys, textwrap
 
 import pytest
 import torch
