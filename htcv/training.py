@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .decomposer import PRESETS, Decomposer, create_decomposer, load_decomposer, save_decomposer
+from .decomposer import Decomposer, create_decomposer, load_decomposer, preset_config, save_decomposer
 from .plots import artefact_folder, by_scale, save_results
 from .sequences import augmented, sequence_loader
 from .synthesis import synthesize
@@ -134,7 +134,7 @@ def fingerprint(
 )->str: # 12 hexadecimal digits
     "Weights belong to a stage, its settings and its past: if one of them changes, they are made anew."
     past = fingerprint(stage.after, settings, data) if stage.after else ''
-    text = json.dumps([stage.describe(), asdict(settings), asdict(PRESETS[settings.preset]), data, past])
+    text = json.dumps([stage.describe(), asdict(settings), asdict(preset_config(settings.preset)), data, past])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/06_training.ipynb #cell-016
@@ -235,7 +235,7 @@ def _endless(data, settings:Settings, epoch:int):
     rounds = max(1, math.ceil(steps*settings.batch_size/max(1, len(data))))
     while True:
         yield from sequence_loader(data, settings.batch_size, shuffle=True, seed=settings.seed,
-                                   epoch=epoch*rounds + turn)
+                                   epoch=epoch*rounds + turn, workers=getattr(data, 'workers', 0))
         turn += 1
 
 def _to(batch:dict, device)->dict:
