@@ -34,7 +34,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     packages=find_packages(include=["htcv", "htcv.*"]),
-    package_data={"htcv": ["*.json", "*.safetensors", "py.typed", "benchmark/*", "benchmark/**/*"]},
+    package_data={"htcv": ["*.json", "*.safetensors", "py.typed", "weights/*", "benchmark/*", "benchmark/**/*"]},
     data_files=[("share/htcv/blender", ["blender/render_layers.py", "blender/COPYING"])],  # GPL: see blender/
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),

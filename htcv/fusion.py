@@ -9,7 +9,7 @@ __all__ = ['MAPS', 'FusionConfig', 'expose', 'filmic_to_linear', 'clip_gently', 
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .composition import canonical_layers
+from .composition import Layers, canonical_layers
 from .decomposer import Prediction, check_frames, register_family
 from .synthesis import filmic, linear_to_srgb, srgb_to_linear
 
-# %% ../nbs/41_fusion.ipynb #cell-003
+# %% ../nbs/41_fusion.ipynb #cell-006
 @dataclass(frozen=True)
 class FusionConfig:
     "What shapes the network. The defaults are the preset `fusion`."
@@ -43,7 +43,7 @@ class FusionConfig:
         if wrong: raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} norm_groups')
         if self.side < 32: raise ValueError(f'side must be at least 32 pixels; got {self.side}')
 
-# %% ../nbs/41_fusion.ipynb #cell-004
+# %% ../nbs/41_fusion.ipynb #cell-009
 def expose(
     stored:Tensor,   # (B,C,...) stored values in [0,1]
     stops:Tensor,    # as wide: exposure in powers of two
@@ -73,7 +73,7 @@ def clip_gently(
     "`linear_to_srgb`, with a little gradient left where it clips."
     return linear_to_srgb(x) + .02*(x - x.detach())*(x.detach() > 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-005
+# %% ../nbs/41_fusion.ipynb #cell-012
 def pooled(
     x:Tensor,     # (B·T,C,H,W)
     n_frames:int, # T
@@ -106,7 +106,7 @@ class SetBlock(nn.Module):
             own = own.flatten(0, 1)
         return x + self.second(F.relu(own))
 
-# %% ../nbs/41_fusion.ipynb #cell-006
+# %% ../nbs/41_fusion.ipynb #cell-013
 class Gathering(nn.Module):
     "Attention among all places of all frames, without positions: what is common to the whole sequence."
     def __init__(self,
@@ -131,7 +131,7 @@ class Gathering(nn.Module):
         y = y + self.mlp(y)
         return rearrange(y, 'b (t h w) c -> (b t) c h w', t=n_frames, h=H, w=W)
 
-# %% ../nbs/41_fusion.ipynb #cell-007
+# %% ../nbs/41_fusion.ipynb #cell-015
 class SetUNet(nn.Module):
     "A U-Net on each frame, in which the frames of a sequence meet at every level."
     def __init__(self,
@@ -163,7 +163,7 @@ class SetUNet(nn.Module):
             x = layer(x, n_frames)
         return x, common
 
-# %% ../nbs/41_fusion.ipynb #cell-008
+# %% ../nbs/41_fusion.ipynb #cell-017
 MAPS = dict(stops=3, shading=3, gloss=3, weight=3, mask=1, alpha=1) # what is said of each frame -> channels
 
 @dataclass
@@ -190,7 +190,7 @@ def read(
     maps['mask'] = maps['mask'] - 2
     return Reading(**maps)
 
-# %% ../nbs/41_fusion.ipynb #cell-009
+# %% ../nbs/41_fusion.ipynb #cell-019
 def resized(
     x:Tensor,   # (B,C,T,H,W)
     size:tuple, # (h,w)
@@ -210,7 +210,7 @@ def working_size(
     scale = side/max(size)
     return tuple(max(16, 2*round(n*scale/2)) for n in size)
 
-# %% ../nbs/41_fusion.ipynb #cell-010
+# %% ../nbs/41_fusion.ipynb #cell-022
 def delit(
     frames:Tensor,   # (B,3,T,H,W)
     reading:Reading, # of the same size
@@ -219,7 +219,7 @@ def delit(
     "Every frame with its light taken off."
     return expose(frames, -(reading.stops + reading.shading), curve, less=reading.gloss*reading.shading.exp2())
 
-# %% ../nbs/41_fusion.ipynb #cell-011
+# %% ../nbs/41_fusion.ipynb #cell-023
 def blend(
     frames:Tensor,     # (B,3,T,H,W)
     reading:Reading,   # of the same size
@@ -232,7 +232,7 @@ def blend(
     weights = (reading.weight - cost).softmax(2)
     return (weights*views).sum(2), weights
 
-# %% ../nbs/41_fusion.ipynb #cell-012
+# %% ../nbs/41_fusion.ipynb #cell-026
 @dataclass
 class FusionPrediction(Prediction):
     "All five layers, and what only this model knows."
@@ -243,7 +243,11 @@ class FusionPrediction(Prediction):
     first:Tensor|None=None      # (B,3,h,w): the source before the second look, at half the working size
     curve:Tensor|None=None      # (B,2): how filmic the camera is, and its contrast
 
-# %% ../nbs/41_fusion.ipynb #cell-013
+    def layers(self)->Layers:
+        "All five layers, and the opacity."
+        return replace(super().layers(), alpha=self.alpha)
+
+# %% ../nbs/41_fusion.ipynb #cell-027
 class Fusion(nn.Module):
     "Frames to layers, by lighting, masks and weights that are found on small frames."
     def __init__(self,
@@ -272,7 +276,7 @@ class Fusion(nn.Module):
         if self.config.look_again: heads.extend([self.again, self.block])
         return dict(encoder=self.net, source=self.painter, light_shadow=heads, occlusion=nn.ModuleList())
 
-# %% ../nbs/41_fusion.ipynb #cell-014
+# %% ../nbs/41_fusion.ipynb #cell-028
 @patch
 def half_precision(self:Fusion, x:Tensor):
     "Convolutions in bfloat16 while training: twice as fast on processors and cards that know it; never for a result."
@@ -300,7 +304,7 @@ def aim(self:Fusion,
     curve = torch.stack([camera[:, 0].sigmoid(), 1.2 + 1.4*camera[:, 1].sigmoid()], 1)
     return curve, camera[:, 2:, None, None, None]
 
-# %% ../nbs/41_fusion.ipynb #cell-015
+# %% ../nbs/41_fusion.ipynb #cell-029
 @patch
 def look(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
@@ -331,7 +335,7 @@ def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tens
         x = features + F.relu(self.again(torch.cat([features, news.to(features.dtype)], dim=1)))
         return self.block(x, frames.shape[2])
 
-# %% ../nbs/41_fusion.ipynb #cell-016
+# %% ../nbs/41_fusion.ipynb #cell-030
 @patch
 def paint(self:Fusion,
     source:Tensor,   # (B,3,h,w), the blend at the working size
@@ -345,7 +349,7 @@ def paint(self:Fusion,
         change = F.pixel_shuffle(self.painter(x), 2)
     return change.float().chunk(2, dim=1)
 
-# %% ../nbs/41_fusion.ipynb #cell-017
+# %% ../nbs/41_fusion.ipynb #cell-031
 @dataclass
 class Plan:
     "All that is found at the working size (h,w); `Fusion.carry_out` applies it to frames of any size."
@@ -371,7 +375,7 @@ def plan(self:Fusion,
     if self.config.residual or not self.config.blend: gain, more = self.paint(source, features, frames.shape[2])
     return Plan(reading, curve, gain, more, first, (source, weights, views))
 
-# %% ../nbs/41_fusion.ipynb #cell-018
+# %% ../nbs/41_fusion.ipynb #cell-033
 def enlarged(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
@@ -391,7 +395,7 @@ def enlarged(
         x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
     return x
 
-# %% ../nbs/41_fusion.ipynb #cell-019
+# %% ../nbs/41_fusion.ipynb #cell-035
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
@@ -425,7 +429,7 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-020
+# %% ../nbs/41_fusion.ipynb #cell-036
 def lighting(
     source:Tensor,   # (B,3,H,W)
     reading:Reading, # maps (B,C,T,H,W)
@@ -437,7 +441,7 @@ def lighting(
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-021
+# %% ../nbs/41_fusion.ipynb #cell-037
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
@@ -448,7 +452,7 @@ def confidence(
     drowned = ((frames < 1/255) & (stops < -1)).all(1, keepdim=True)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-022
+# %% ../nbs/41_fusion.ipynb #cell-040
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1, norm_groups=8, side=96)})

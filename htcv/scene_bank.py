@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from .composition import Layers, canonical_layers
 from .rendering import load_passes, relight
-from .synthesis import Dice, _draw_scenes, _column, procedural_sources, shade, signed_distance, srgb_to_linear
-from .synthesis import filmic, tone_map
+from .synthesis import Dice, FolderSources, _column, _draw_scenes, filmic, procedural_sources, shade
+from .synthesis import signed_distance, srgb_to_linear, tone_map
 
-# %% ../nbs/42_scene_bank.ipynb #cell-003
+# %% ../nbs/42_scene_bank.ipynb #cell-005
 @dataclass
 class Scenes:
     "N frames without a picture: linear light on white paint, half floats."
@@ -43,7 +43,7 @@ class Scenes:
         "Several banks as one."
         return Scenes(*[torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Scenes)])
 
-# %% ../nbs/42_scene_bank.ipynb #cell-004
+# %% ../nbs/42_scene_bank.ipynb #cell-006
 def drawn_scenes(
     n:int,        # frames
     size=128,     # side or (H,W)
@@ -72,7 +72,7 @@ def _halves(*tensors)->Scenes:
     full = [x.expand_as(tensors[0]) if x.ndim == 4 and x.shape[1] == 3 else x for x in tensors]
     return Scenes(*[x.clamp(max=6e4).half() if x.ndim == 4 else x for x in full])
 
-# %% ../nbs/42_scene_bank.ipynb #cell-005
+# %% ../nbs/42_scene_bank.ipynb #cell-007
 def rendered_scenes(
     files:list,       # of `htcv.rendering.save_passes`, rendered on even paint, lamps apart
     lightings:int=4,  # of each frame: as rendered, then with lamps at random
@@ -109,7 +109,7 @@ def _gains(lamps:int, dice:Dice, change:bool)->Tensor: # (lamps,3)
     on[0] = True
     return gain*on*(1 + dice.uniform(-.25, .25, lamps, 3)*dice.chance(.4, lamps, 1))
 
-# %% ../nbs/42_scene_bank.ipynb #cell-006
+# %% ../nbs/42_scene_bank.ipynb #cell-010
 def hang(
     scenes:Scenes,     # B·T frames
     paint:Tensor,      # (B,3,H,W) stored values of the pictures
@@ -136,7 +136,7 @@ def hang(
     if bits is not None: frames = (frames*(2**bits - 1)).round()/(2**bits - 1)
     return frames, Layers(source, shadow, light, mask, seen*mask, alpha*mask)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-007
+# %% ../nbs/42_scene_bank.ipynb #cell-013
 def exposures(
     level:Tensor,     # (B,T) ambient light of the scenes
     is_filmic:Tensor, # (B,): a soft curve stands more light
@@ -148,7 +148,7 @@ def exposures(
     place = dice.uniform(0, 1, B, T)**dice.log_uniform(.45, 1.8, B, 1)
     return low*(high/low)**place / level.clamp(min=1e-3)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-008
+# %% ../nbs/42_scene_bank.ipynb #cell-014
 def paints(
     n:int,       # how many
     size,        # side or (H,W)
@@ -156,7 +156,6 @@ def paints(
     seed=0,      # one seed, one set
 )->Tensor: # (n,3,H,W) uint8
     "Pictures to hang: crops of photographs and paintings, and drawn ones."
-    from htcv.synthesis import FolderSources
     chunk, parts = 24, []
     photographs = FolderSources(folder, scale=(.25, 1.)) if folder else None
     for i in range(0, n, chunk):
@@ -164,7 +163,7 @@ def paints(
         parts.append((draw(min(chunk, n - i), size, Dice(('paints', seed, i)))*255).round().byte())
     return torch.cat(parts)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-009
+# %% ../nbs/42_scene_bank.ipynb #cell-017
 class HungScenes(Dataset):
     "Sequences that are put together when they are asked for: new ones in every epoch, the same for the same epoch."
     def __init__(self,
@@ -180,7 +179,15 @@ class HungScenes(Dataset):
         self.banks, self.paints, self.length, self.n_frames = banks, paints, length, n_frames
         self.filmic_share, self.augment, self.workers, self.seed, self.epoch = filmic_share, augment, workers, seed, 0
         self.description = dict(banks={name: len(bank) for name, bank in banks.items()}, paints=len(paints),
-                                length=length, n_frames=n_frames, filmic_share=filmic_share, seed=seed)
+                                length=length, n_frames=n_frames, filmic_share=filmic_share, augment=augment, seed=seed)
+
+    def like(self,
+        generators:tuple|None=None, # names of banks; None: all
+        **changes                   # other arguments that differ
+    )->'HungScenes':
+        "The same banks and pictures, otherwise asked for."
+        same = {name: getattr(self, name) for name in ('length', 'n_frames', 'filmic_share', 'augment', 'workers', 'seed')}
+        return HungScenes({name: self.banks[name] for name in generators or self.banks}, self.paints, **(same | changes))
 
     def __len__(self): return self.length
 
@@ -197,7 +204,7 @@ class HungScenes(Dataset):
         frames, layers = hang(scenes, paint, is_filmic, contrast, exposures(scenes.level[None], is_filmic, dice))
         return dict(frames=frames[0]) | {f.name: getattr(layers, f.name)[0] for f in fields(layers)}
 
-# %% ../nbs/42_scene_bank.ipynb #cell-010
+# %% ../nbs/42_scene_bank.ipynb #cell-018
 def _varied(scenes:Scenes, paint:Tensor, dice:Dice)->tuple[Scenes, Tensor]:
     "One turn and flip for the scene and another for the picture, lamps of exchanged colours, the paint's contrast."
     def turned(x, draw):
