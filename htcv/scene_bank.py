@@ -193,7 +193,7 @@ class HungScenes(Dataset):
 
     def set_epoch(self, epoch:int): self.epoch = epoch*self.augment
 
-    def __getitem__(self, index:int)->dict: # frames (3,T,H,W), the layers likewise, and alpha
+    def __getitem__(self, index:int)->dict: # frames (3,T,H,W), the layers likewise, alpha, and camera (2,): filmic or not, contrast
         dice, T = Dice(('hung', self.seed, self.epoch, index)), self.n_frames
         name = list(self.banks)[int(dice.choice([1]*len(self.banks), 1))]
         bank = self.banks[name]
@@ -202,7 +202,8 @@ class HungScenes(Dataset):
         if self.augment: scenes, paint = _varied(scenes, paint, dice)
         is_filmic, contrast = dice.chance(self.filmic_share, 1), dice.uniform(1.4, 2.4, 1)
         frames, layers = hang(scenes, paint, is_filmic, contrast, exposures(scenes.level[None], is_filmic, dice))
-        return dict(frames=frames[0]) | {f.name: getattr(layers, f.name)[0] for f in fields(layers)}
+        camera = torch.stack([is_filmic.float(), contrast], 1)[0]
+        return dict(frames=frames[0], camera=camera) | {f.name: getattr(layers, f.name)[0] for f in fields(layers)}
 
 # %% ../nbs/42_scene_bank.ipynb #cell-018
 def _varied(scenes:Scenes, paint:Tensor, dice:Dice)->tuple[Scenes, Tensor]:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 import htcv
 from .baselines import BASELINES, oracle_single_frame
 from .composition import ORDERS, Layers, compose, to_light_first
-from .decomposer import load_decomposer
+from .decomposer import LATER_PRESETS, load_decomposer, shipped_weights
 from .evaluation import (LIGHTING_COLUMNS, MASK_COLUMNS, SOURCE_COLUMNS, _digits, after_gain,
                              bootstrap, iou, mae, median_source, per_sequence, psnr, score_lighting,
                              score_masks, score_source, ssim, trivial_layers)
@@ -760,12 +760,14 @@ def write_report(
 EXAMPLES = """examples:
   htcv_evaluate                                     the baselines on the benchmark
   htcv_evaluate SIAR --split data_splits/a/test.csv --weights joint.safetensors
+  htcv_evaluate --weights fusion
   htcv_evaluate Eval/3 --weights joint.safetensors --threshold 0.35 --out scores
 
 exit status: 0 all scored; 1 something was broken and named, the rest scored; 2 wrong use"""
 
 OPTIONS = {
-    '--weights': dict(metavar='FILE', help='a decomposer, as save_decomposer writes it'),
+    '--weights': dict(metavar='FILE', help='a decomposer, as save_decomposer writes it; `fusion` and `fusion-small` '
+                      'are those that come with the package'),
     '--out': dict(metavar='FOLDER', help='where the report goes (default: SEQUENCES-scores, here)'),
     '--force': dict(action='store_true', help='replace a report that is there'),
     '--threshold': dict(type=float, help='of the mask, chosen on validation data, never on these '
@@ -804,6 +806,7 @@ def _methods(options)->tuple[dict, dict]: # methods, and facts about the weights
     if unknown: raise ValueError(f'no method {min(unknown)!r}; there are {", ".join(methods)}')
     methods = {name: how for name, how in methods.items() if name not in options.without}
     if not options.weights: return methods, facts
+    if options.weights in LATER_PRESETS: options.weights = shipped_weights(options.weights)
     facts = weights_facts(options.weights)
     facts['order'] = options.order or facts.get('order', ORDERS[0])
     device = options.device or ('cuda' if torch.cuda.is_available() else 'cpu')

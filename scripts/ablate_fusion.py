@@ -1,6 +1,6 @@
 """Short runs of the small fusion network, one for each idea, scored on validation and on the benchmark (chapter 43).
 
-    ablate_fusion.py [--steps 300] [NAME ...]     each into results/43_ablation-*.json; what is there is kept
+    ablate_fusion.py [--steps 250] [NAME ...]     each into results/43_ablation-*.json; what is there is kept
 
 Needs what train_fusion.py needs.
 """
@@ -38,7 +38,7 @@ def equal_time(stage, preset, settings, data, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ABLATIONS))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=250)
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings(preset="", size=128, n_frames=6, batch_size=4, pool=400, validation=40, epoch=100)
@@ -54,7 +54,7 @@ def main():
         model = train(stage, Settings(**(vars(settings) | dict(preset=preset))), data, folder=ROOT/"runs"/"ablation")
         run = load_run(stage, ROOT/"runs"/"ablation")
         homes = {kind: shared[1].like(generators=(kind,)) for kind in ("drawn", "rendered")}
-        scores = {kind: score_model(model, (home[i] for i in range(12))) for kind, home in homes.items()}
+        scores = {kind: score_model(model, (home[i] for i in range(10))) for kind, home in homes.items()}
         scores["benchmark"] = score_model(model, tests)
         save_results(f"43_{stage.name}", dict(rows=scores, loss=run["validation"]),
                      dict(name=name, stage=run["stage"], settings=run["settings"], data=run["data"]), 0,
