@@ -34,6 +34,7 @@ class FusionConfig:
     look_again:bool=True              # masks and light are corrected once a first source is known
     blend:bool=True                   # the source is a blend of de-lit frames; else it is painted
     residual:bool=True                # the blend is corrected by a small network
+    refine:bool=True                  # masks are corrected at full size by what the source leaves unexplained
 
     def __post_init__(self):
         for name in ('widths', 'depths'): object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -267,12 +268,13 @@ class Fusion(nn.Module):
         self.painter = nn.Sequential(nn.Conv2d(2*width + 12, 2*width, 3, padding=1), nn.ReLU(),
                                      nn.Conv2d(2*width, width, 3, padding=1), nn.ReLU(),
                                      nn.Conv2d(width, 4*6, 3, padding=1))
-        for layer in (self.maps, self.fine, self.painter[-1], self.camera[-1]):
+        self.rim = nn.Sequential(nn.Conv3d(11, 24, 1), nn.ReLU(), nn.Conv3d(24, 24, 1), nn.ReLU(), nn.Conv3d(24, 1, 1))
+        for layer in (self.maps, self.fine, self.painter[-1], self.camera[-1], self.rim[-1]):
             layer.weight.data.mul_(.1); nn.init.zeros_(layer.bias)
 
     @property
     def parts(self)->dict: # name -> module, for freezing and counting, named as in `Decomposer`
-        heads = nn.ModuleList([self.maps, self.fine, self.camera])
+        heads = nn.ModuleList([self.maps, self.fine, self.camera, self.rim])
         if self.config.look_again: heads.extend([self.again, self.block])
         return dict(encoder=self.net, source=self.painter, light_shadow=heads, occlusion=nn.ModuleList())
 
@@ -395,7 +397,23 @@ def enlarged(
         x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
     return x
 
-# %% ../nbs/41_fusion.ipynb #cell-035
+# %% ../nbs/41_fusion.ipynb #cell-036
+@patch
+def refined(self:Fusion,
+    frames:Tensor,   # (B,3,T,H,W)
+    source:Tensor,   # (B,3,H,W), blended under the mask as it was
+    reading:Reading, # of the same size
+    curve:Tensor,    # (B,2)
+)->Tensor: # (B,1,T,H,W) logits of the mask
+    "The enlarged mask, corrected pixel by pixel where frame and recomposition differ."
+    with torch.no_grad(): # the mask learns from the difference; the source must not bend to suit the mask
+        still = source.unsqueeze(2).expand_as(frames)
+        off = frames - expose(still, reading.stops + reading.shading, curve, more=reading.gloss*reading.shading.exp2())
+        seen = torch.cat([4*off, 4*off.abs(), off.abs().amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames], 1)
+    with self.half_precision(frames): change = self.rim(torch.cat([reading.mask/4, seen], 1))
+    return reading.mask + change.float()
+
+# %% ../nbs/41_fusion.ipynb #cell-037
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
@@ -411,6 +429,9 @@ def carry_out(self:Fusion,
     if tuple(frames.shape[-2:]) == size == tuple(plan.reading.mask.shape[-2:]): source, weights, views = plan.small # nothing is left to do
     else:
         views = delit(frames, reading, curve)
+        source, weights = blend(frames, reading, views, self.habits)
+    if self.config.refine:
+        reading = replace(reading, mask=self.refined(frames, source, reading, curve))
         source, weights = blend(frames, reading, views, self.habits)
     gain, more = fit(plan.gain), fit(plan.more)
     if not self.config.blend: source = (.5 + more).clamp(0, 1)
@@ -429,7 +450,7 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-036
+# %% ../nbs/41_fusion.ipynb #cell-038
 def lighting(
     source:Tensor,   # (B,3,H,W)
     reading:Reading, # maps (B,C,T,H,W)
@@ -441,7 +462,7 @@ def lighting(
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-037
+# %% ../nbs/41_fusion.ipynb #cell-039
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
@@ -452,7 +473,7 @@ def confidence(
     drowned = ((frames < 1/255) & (stops < -1)).all(1, keepdim=True)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-040
+# %% ../nbs/41_fusion.ipynb #cell-042
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1, norm_groups=8, side=96)})

@@ -58,11 +58,13 @@ def fusion_loss(
     side:int|None=None,   # frames are reduced to this longer side first
     fewest:int=3,         # in training, frames are left out at random down to so many
     labels:str='exact',   # or `pseudo`; or one of `htcv.composition.MODES`: masks from recomposition and decay alone
+    working:tuple=(),     # in training, one of these working sizes at random, while the loss looks at `side`
 )->dict: # loss, and its parts
     "All layers against the truth, or against what stands in for it."
     batch = _reduced(_some_frames(batch, fewest) if model.training else batch, side)
     if labels == 'pseudo': batch = with_pseudo_labels(batch)
-    small = dict(side=side) if isinstance(model.config, FusionConfig) else {}
+    at = working[int(torch.randint(len(working), ()))] if model.training and working else side
+    small = dict(side=at) if isinstance(model.config, FusionConfig) else {}
     seen = model(batch['frames'], **small)
     visible = 1 - batch['occlusion_mask']
     losses = source_losses(seen.source, batch['source'])
@@ -134,7 +136,8 @@ def fusion_stage(
     rates:tuple=(1e-3, 6e-4),   # peaks of the two cycles
 )->Stage: # the second, after the first
     "All parts from exact layers: quickly on small frames, then on larger ones."
-    small, large = (functools.partial(fusion_loss, side=n) for n in (side//2, side))
+    small = functools.partial(fusion_loss, side=side//2)
+    large = functools.partial(fusion_loss, side=side, working=(side//2, side*3//4, side))
     first = Stage(f'{preset}-{side//2}', PARTS, small, steps[0], learning_rate=rates[0])
     return Stage(f'{preset}-{side}', PARTS, large, steps[1], after=first, learning_rate=rates[1])
 
@@ -174,6 +177,7 @@ ABLATIONS = {                                  # name -> what differs: configura
     'rendered scenes only': dict(generators=('rendered',)),
     'Video Swin (compact)': dict(preset='compact'),
     'no second look': dict(config=dict(look_again=False)),
+    'no correction of the rims': dict(config=dict(refine=False)),
     'pseudo-labels': dict(labels='pseudo'),
     'mask by soft ⊕ alone': dict(labels='soft'),
     'mask by hard ⊕ alone': dict(labels='hard'),
@@ -186,11 +190,11 @@ def ablation_stage(
     name:str,   # of `ABLATIONS`
     steps:int,  # of the optimiser
 )->tuple[Stage, str]: # and the name of the preset
-    "One short run of the small network, at half its size."
+    "One short run of the small network, at a working size of 64."
     what, slug = ABLATIONS[name], re.sub(r'[^a-z]+', '-', name.lower()).strip('-')
     preset = what.get('preset', f'fusion-{slug}')
     if 'preset' not in what: register_family(FusionConfig, Fusion, {preset: replace(SMALL, **what.get('config', {}))})
-    loss = functools.partial(fusion_loss, side=64, labels=what.get('labels', 'exact'))
+    loss = functools.partial(fusion_loss, side=96, working=(64,), labels=what.get('labels', 'exact'))
     return Stage(f'ablation-{slug}', PARTS, loss, steps, learning_rate=1.5e-3), preset
 
 # %% ../nbs/43_fusion_training.ipynb #cell-023
