@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 
-from htcv.decomposer import count_parameters, load_decomposer, save_decomposer, shipped_weights
+from htcv.decomposer import count_parameters, load_decomposer, preset_config, save_decomposer, shipped_weights
 from htcv.evaluation import mask_counts
 from htcv.fusion_training import fusion_stage, scene_data, score_model
+from htcv.plots import save_results
 from htcv.sequences import read_layers, read_sequence, sequence_ids
 from htcv.training import LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT/"runs"/"fusion"
 CUTS = [i/20 for i in range(4, 17)]
-SIDES = {"fusion": 128, "fusion-small": 96}
+PRESETS = "fusion", "fusion-small"
 
 
 def validation():
@@ -42,21 +44,35 @@ def best_cut(model, items):
     return CUTS[int(overlap.argmax())], float(overlap.max())
 
 
+def records(preset):
+    "What was written down of both stages; of a preset that was not trained, nothing."
+    stage = fusion_stage(preset, side=preset_config(preset).side)
+    paths = [RUNS/f"{s.name}.json" for s in (stage.after, stage)]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def publish(record):
+    "A stage in short, in results/: chapter 43 draws its curve."
+    steps, seconds, settings = record["stage"]["steps"], record["seconds"], record["settings"]
+    save_results(f"stage-{record['stage']['name']}", dict(validation=record["validation"], steps=steps),
+                 dict(stage=record["stage"], settings=settings, data=record["data"], fingerprint=record["fingerprint"]), settings["seed"],
+                 times=dict(seconds=seconds, sequences_per_second=round(steps*settings["batch_size"]/seconds, 2)))
+
+
 def main(presets):
     torch.set_num_threads(1)
     items = list(validation())
     commit = subprocess.run(["git", "log", "-1", "--format=%h"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     lines = []
     for preset in presets:
-        name = f"{preset}-{SIDES[preset]}"
-        record = json.loads((ROOT/"runs"/"fusion"/f"{name}.json").read_text())
-        model = load_decomposer(ROOT/"runs"/"fusion"/f"{name}.safetensors")
+        first, record = records(preset)
+        for each in (first, record): publish(each)
+        model = load_decomposer(RUNS/f"{record['stage']['name']}.safetensors")
         cut, overlap = best_cut(model, items)
         rows = score_model(model, items)
         mean = {key: sum(row[key] for row in rows)/len(rows) for key in ("psnr", "psnr_after_gain", "iou", "shadow_mae", "light_mae")}
         path = save_decomposer(model, shipped_weights(preset), half=True, threshold=cut, order="shadow_first", seed=record["settings"]["seed"],
                                recipe=json.dumps(record["stage"]), data=record["data"], commit=commit)
-        first = json.loads((ROOT/"runs"/"fusion"/f"{preset}-{SIDES[preset]//2}.json").read_text())
         lines += [f"## `{preset}`", "",
                   f"- {sum(count_parameters(model).values())/1e6:.2f} million parameters, half floats, {path.stat().st_size/1e6:.1f} MB",
                   *[f"- stage `{r['stage']['name']}`: {r['stage']['steps']} steps of {r['settings']['batch_size']} sequences, one-cycle to {r['stage']['learning_rate']:g}, {r['seconds']/60:.0f} minutes on one shared core" for r in (first, record)],
@@ -84,4 +100,4 @@ Train them again: `scripts/training_pictures.py`, `scripts/render_pool.py`, `scr
 
 """
 
-if __name__ == "__main__": main(sys.argv[1:] or [p for p in SIDES if (ROOT/"runs"/"fusion"/f"{p}-{SIDES[p]}.safetensors").exists()])
+if __name__ == "__main__": main(sys.argv[1:] or [preset for preset in PRESETS if len(records(preset)) == 2])

@@ -1,7 +1,7 @@
 """Trains the weights that ship with the package. Resumable: run it again after it was stopped.
 
-    train_fusion.py                      preset fusion, at the default scale: about 90 minutes on one core
-    train_fusion.py --preset fusion-small
+    train_fusion.py                                          preset fusion: about 110 minutes on one core
+    train_fusion.py --preset fusion-small --steps 800 600    about 25
 
 Needs data/pictures (scripts/training_pictures.py) and data/rendered-pool (scripts/render_pool.py); says so if they are missing.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from htcv.decomposer import preset_config
 from htcv.fusion_training import fusion_stage, scene_data
 from htcv.training import Settings, train
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="fusion")
-    parser.add_argument("--steps", type=int, nargs=2, default=(3000, 2400))
+    parser.add_argument("--steps", type=int, nargs=2, default=(2400, 2000))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--bank", type=int, default=2400, help="drawn frames")
     parser.add_argument("--threads", type=int, default=1)
@@ -31,7 +32,8 @@ def main():
     began = time.time()
     data = scene_data(ROOT/"data", drawn=options.bank, length=settings.pool, validation=settings.validation, workers=1)
     print(f"data: {time.time() - began:.0f} s", data[0].description, flush=True)
-    train(fusion_stage(options.preset, steps=tuple(options.steps)), settings, data, folder=ROOT/"runs"/"fusion")
+    stage = fusion_stage(options.preset, tuple(options.steps), preset_config(options.preset).side)
+    train(stage, settings, data, folder=ROOT/"runs"/"fusion")
 
 
 if __name__ == "__main__": main()
