@@ -147,7 +147,7 @@ def _inputs(choices:dict)->dict: # name -> widget
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
-        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', layout=dict(width='180px')),
+        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', icon='upload', layout=dict(width='200px')),
         align=widgets.Checkbox(False, description='hand-held: align them', indent=False, layout=dict(width='180px')),
         run=widgets.Button(description='Restore', icon='magic', button_style='primary', layout=dict(width='120px')),
         progress=widgets.FloatProgress(0, min=0, max=1, layout=dict(width='99%', height='8px', visibility='hidden')),
@@ -174,7 +174,7 @@ class RestoreApp:
         import ipywidgets as widgets
         self.choices = ({} if frames is None else {'given from Python': Choice(frames)}) | examples()
         self.at = _inputs(self.choices) | _outputs()
-        self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='640px', object_fit='contain'))
+        self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='560px', object_fit='contain'))
         self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto'))
         self.folder, self.restored, self.view, self.shots = tempfile.TemporaryDirectory(prefix='htcv-'), None, None, []
         self.box = self.layout()
