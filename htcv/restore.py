@@ -235,7 +235,7 @@ def restore(
     plan = plan_frames(model, photographs, side)
     strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill, threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)
-    if found.hidden: warnings.warn(f'no frame shows {found.hidden:.2%} of the picture: there the source is '
+    if found.hidden: warnings.warn(f'no frame shows {100*found.hidden:.2g}% of the picture: there the source is '
                                    f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
     return found
 
