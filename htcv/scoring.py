@@ -759,8 +759,8 @@ def write_report(
 # %% ../nbs/09_scoring.ipynb #cell-064
 EXAMPLES = """examples:
   htcv_evaluate                                     the baselines on the benchmark
+  htcv_evaluate --weights fusion                    and the model that comes with the package
   htcv_evaluate SIAR --split data_splits/a/test.csv --weights joint.safetensors
-  htcv_evaluate --weights fusion
   htcv_evaluate Eval/3 --weights joint.safetensors --threshold 0.35 --out scores
 
 exit status: 0 all scored; 1 something was broken and named, the rest scored; 2 wrong use"""
