@@ -120,7 +120,7 @@ def contact_sheet(
     figure = plt.figure(figsize=(columns*1.1 + .2, columns*1.1/3*ratio + len(rows)*1.1*ratio + .9))
     big, table = figure.add_gridspec(2, 1, height_ratios=[columns/3*ratio*1.1, len(rows)*ratio*1.1], hspace=.5/len(rows), left=.06, right=1, top=.97, bottom=0)
     big = big.subgridspec(1, 3, wspace=.03)
-    share = f'confidence: {100*hidden:.2g}% shown by no frame' if hidden else 'confidence'
+    share = f'confidence: {100*hidden:.3g}% shown by no frame' if hidden else 'confidence'
     for j, (picture, title) in enumerate([(small['frames'][shown[len(shown)//2]], _title(names[shown[len(shown)//2]], 40)), (small['source'], 'source'), (small['confidence'], share)]):
         _show(figure.add_subplot(big[j]), _opaque(picture), title)
     table = table.subgridspec(len(rows), columns, wspace=.04, hspace=.04)
@@ -306,7 +306,7 @@ def restore_one(
                 warnings.simplefilter('ignore')
                 record = restore_folder(folder, out, force, **options)
         except (ValueError, OSError) as error: return folder.name, 'broken', str(error)
-        return folder.name, 'restored', '' if not record['hidden'] else f"no frame shows {100*record['hidden']:.2g}% of it"
+        return folder.name, 'restored', '' if not record['hidden'] else f"no frame shows {100*record['hidden']:.3g}% of it"
 
 def _prepare(threads:int):
     "Each process of several keeps to its share of the cores."
@@ -386,7 +386,7 @@ def _run_one(options, rest:dict)->int: # exit status
          *(f"dropped: {printable(m['name'])} ({printable(m['reason'])})" for m in record['alignment'] if m['status'] == 'dropped'),
          *(f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels" for m in record['alignment'] if m['status'] == 'aligned'))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)' if options.fill == 'model' else 'left out')
-    print(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by none of them: {100*record['hidden']:.2g}% of the picture"
+    print(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by none of them: {100*record['hidden']:.3g}% of the picture"
           + (f': {guess}' if record['hidden'] else ''))
     _say(f'look at {printable(options.out)}/contact_sheet.png')
     return 0
