@@ -69,8 +69,8 @@ def photograph_size(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                (width, height), turned = picture.size, False
-                if picture.format != 'PNG' or 'exif' in picture.info: turned = picture.getexif().get(274, 1) >= 5
+                (width, height), turned = picture.size, False # Pillow turns TIFF itself; in a PNG the answer may need all of the file
+                if picture.format not in ('PNG', 'TIFF') or 'exif' in picture.info: turned = picture.getexif().get(274, 1) >= 5
     except Image.DecompressionBombError as error:
         raise ValueError(f'{printable(path)} claims more than {MAX_PIXELS:,} pixels ({error}): scale it down first') from error
     except Exception as error:

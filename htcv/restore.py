@@ -81,6 +81,7 @@ def _pictures(frames)->list:
         return list(frames.unbind(1))
     if isinstance(frames, np.ndarray):
         if frames.ndim != 4 or frames.shape[3] != 3: raise ValueError(f'an array of frames must be (T,H,W,3); got {frames.shape}')
+    elif not isinstance(frames, (list, tuple)): raise TypeError(f'frames must be a folder, or a list of files or arrays, or a tensor; got {type(frames).__name__}')
     return list(frames)
 
 # %% ../nbs/60_restore.ipynb #cell-010
@@ -235,7 +236,7 @@ def restore(
     plan = plan_frames(model, photographs, side)
     strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill, threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)
-    if found.hidden: warnings.warn(f'no frame shows {found.hidden:.2%} of the picture: there the source is '
+    if found.hidden: warnings.warn(f'no frame shows {100*found.hidden:.3g}% of the picture: there the source is '
                                    f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
     return found
 
