@@ -22,6 +22,7 @@ from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .rendering import benchmark_folder
 from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips
+from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES
 
 # %% ../nbs/62_restore_app.ipynb #cell-005
@@ -175,7 +176,7 @@ class RestoreApp:
         self.choices = ({} if frames is None else {'given from Python': Choice(frames)}) | examples()
         self.at = _inputs(self.choices) | _outputs()
         self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='560px', object_fit='contain'))
-        self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto'))
+        self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto', align_self='flex-start'))
         self.folder, self.restored, self.view, self.shots = tempfile.TemporaryDirectory(prefix='htcv-'), None, None, []
         self.box = self.layout()
         for name, react in dict(choice=self.choose, upload=self.receive).items(): self.at[name].observe(react, 'value')
@@ -244,6 +245,7 @@ def show_frames(self:RestoreApp):
 @patch
 def draw(self:RestoreApp, _=None):
     "Both pictures, as the sliders say."
+    for shown in (self.picture, self.strip): shown.layout.display = None if self.shots else 'none'
     if not self.shots: self.picture.value = self.strip.value = b''; return
     value, t = {name: self.at[name].value for name in ('split', 'mask', 'unseen', 'shadow', 'light', 'occlusion')}, self.at['frame'].value - 1
     shots, picture = self.shots, self.shots[t]
@@ -318,11 +320,10 @@ def packed(
     restored:Restored
 )->bytes: # a zip: source, confidence, and a folder for each kind of layer
     "All layers as PNG."
-    stems = [f'{t + 1:02d}-' + re.sub(r'[^\w.-]+', '_', Path(str(name)).stem) for t, name in enumerate(restored.names)]
-    content = io.BytesIO()
+    stems, content = safe_stems(restored.names), io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for name in ('source', 'confidence'): archive.writestr(f'{name}.png', png_bytes(getattr(restored, name)[0]))
-        for name in ('shadow', 'light', 'occlusion_mask', 'occlusion_rgb'):
+        for name in PER_FRAME:
             for stem, picture in zip(stems, getattr(restored, name)[0].unbind(1)): archive.writestr(f'{name}/{stem}.png', png_bytes(picture))
     return content.getvalue()
 
