@@ -1,6 +1,5 @@
 "The app in a real JupyterLab, driven by a headless Chromium: upload, run, move sliders, see the picture change."
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -87,8 +86,8 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(root, lab, tmp_path_factory):
-    "The notebook, opened and run."
+def driver(tmp_path_factory):
+    "A Chromium without a window, with a profile of its own."
     webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here: pip install 'htcv[dev]'")
     browser, engine = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None), shutil.which("chromedriver")
     if not browser or not engine: pytest.skip("no Chromium with its chromedriver here")
@@ -98,11 +97,17 @@ def page(root, lab, tmp_path_factory):
     driver = webdriver.Chrome(options, webdriver.ChromeService(engine))
     try:
         driver.set_script_timeout(60)
-        driver.get(lab)
-        page = Page(driver, root/"scratch"/"browser")
-        run_all(page)
-        yield page
+        yield driver
     finally: driver.quit()
+
+
+@pytest.fixture
+def page(root, driver, lab):
+    "The notebook, opened and run."
+    driver.get(lab)
+    page = Page(driver, root/"scratch"/"browser")
+    run_all(page)
+    return page
 
 
 def run_all(page):
@@ -124,7 +129,6 @@ def move(page, name):
     ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT*2).perform()
 
 
-@pytest.mark.slow
 @pytest.mark.browser
 def test_a_person_restores_photographs(page, tmp_path):
     page.shoot("1-opened")
