@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FADE', 'FILLS', 'GREY', 'STRIP', 'Restored', 'as_array', 'load_frames', 'fading', 'plan_frames', 'restored_strip',
-           'restored_strips', 'load_restorer', 'check_options', 'restore', 'joined']
+           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'restore', 'joined']
 
 # %% ../nbs/60_restore.ipynb #cell-002
 import warnings
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .composition import Layers, compose
 from .decomposer import LATER_PRESETS, SMALLEST, load_decomposer, shipped_weights
 from .fusion import Plan, blend, confidence, enlarged, working_size
-from .photographs import Photographs, Stack, align as lay_on_each_other, find_photographs, printable, read_photographs
+from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
 from .scoring import weights_facts
 
 # %% ../nbs/60_restore.ipynb #cell-007
@@ -216,6 +216,14 @@ def check_options(fill:str='model', threshold:float|None=None):
     if fill not in FILLS: raise ValueError(f'fill must be one of {FILLS}; got {fill!r}')
     if threshold is not None and not 0 < threshold <= 1: raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
+def strangers(
+    photographs:Photographs
+)->str: # what is to be said about them, or nothing
+    "Frames that do not resemble the others, where nobody has aligned them."
+    if photographs.matches: return ''
+    strange = [f'{printable(name)} ({value:.2f})' for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
+    return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
+
 def restore(
     frames,                               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     align:bool=False,                     # lay hand-held shots on each other first
@@ -233,6 +241,7 @@ def restore(
     check_options(fill, threshold)
     model, facts = load_restorer(weights, device)
     photographs = load_frames(frames, align, reference, names)
+    if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
     plan = plan_frames(model, photographs, side)
     strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill, threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)

@@ -26,7 +26,7 @@ from .composition import Layers
 from .openraster import write_openraster
 from .photographs import Photographs, find_photographs, printable
 from .plots import _show
-from .restore import FILLS, GREY, Restored, check_options, load_frames, load_restorer, plan_frames, restored_strips
+from .restore import FILLS, GREY, Restored, check_options, load_frames, load_restorer, plan_frames, restored_strips, strangers
 from .scoring import versions
 from .sequences import atomic_folder, read_image, sequence_ids
 
@@ -242,7 +242,7 @@ def describe(
                     homography=None if m.homography is None else m.homography.tolist()) for m in photographs.matches]
     return dict(
         format='htcv.restored.1', versions=versions(), weights=weights, height=photographs.size[0], width=photographs.size[1],
-        order=list(names), composition='shadow_first', settings=settings, hidden=rows.hidden/rows.area,
+        order=list(names), strangers=strangers(photographs), composition='shadow_first', settings=settings, hidden=rows.hidden/rows.area,
         frames=[dict(name=name, stem=stem, coverage=float(c/rows.area), recomposition_error=float(e/rows.area))
                 for name, stem, c, e in zip(names, stems, rows.coverage, rows.errors)],
         alignment=matches, left_out=skipped)
@@ -385,6 +385,7 @@ def _run_one(options, rest:dict)->int: # exit status
     _say(*(f'left out: {printable(name)} ({reason})' for name, reason in record['left_out'].items() if reason != 'hidden'),
          *(f"dropped: {printable(m['name'])} ({printable(m['reason'])})" for m in record['alignment'] if m['status'] == 'dropped'),
          *(f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels" for m in record['alignment'] if m['status'] == 'aligned'))
+    if record['strangers']: _say(f"mind: {record['strangers']} (--align)")
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)' if options.fill == 'model' else 'left out')
     print(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by none of them: {100*record['hidden']:.3g}% of the picture"
           + (f': {guess}' if record['hidden'] else ''))
