@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -30,6 +31,7 @@ def printable(
     text = str(name)
     return text if text.isprintable() else ascii(text)[1:-1]
 
+# %% ../nbs/58_photographs.ipynb #cell-008
 def find_photographs(
     given:str|Path|list, # a folder, a file, or a list of files
 )->tuple[list, dict]: # paths in order, and name -> why it was left out
@@ -51,6 +53,7 @@ def find_photographs(
     there = f'it holds {", ".join(map(printable, list(skipped)[:3]))}' if skipped else 'it is empty'
     raise FileNotFoundError(f'no photographs in {printable(paths[0])}: {there}; wanted are files such as {", ".join(SUFFIXES[:4])}')
 
+# %% ../nbs/58_photographs.ipynb #cell-009
 def _unfit(path:Path)->str:
     "Why a file of a folder is no photograph, or nothing."
     if path.name.startswith('.'): return 'hidden'
@@ -58,7 +61,7 @@ def _unfit(path:Path)->str:
     if path.suffix.lower() not in SUFFIXES: return 'not a picture file'
     return '' if path.is_file() else 'no ordinary file'
 
-# %% ../nbs/58_photographs.ipynb #cell-010
+# %% ../nbs/58_photographs.ipynb #cell-012
 def photograph_size(
     path:str|Path, # one file
 )->tuple: # (H,W), upright
@@ -86,6 +89,7 @@ def read_photograph(
     photograph_size(path)
     return read_image(path)
 
+# %% ../nbs/58_photographs.ipynb #cell-013
 def read_pixels(
     path:str|Path, # one file
 )->tuple[np.ndarray, np.ndarray|None]: # (H,W,3) uint8 or uint16, and (H,W) bool: False where it is transparent
@@ -96,7 +100,7 @@ def read_pixels(
     seen = array[..., 3] == np.iinfo(array.dtype).max if array.shape[2] == 4 else None
     return np.ascontiguousarray(array[..., :3]), None if seen is None or seen.all() else seen
 
-# %% ../nbs/58_photographs.ipynb #cell-013
+# %% ../nbs/58_photographs.ipynb #cell-016
 @dataclass
 class Photographs:
     "T frames of one size."
@@ -111,44 +115,49 @@ class Photographs:
     def size(self)->tuple: # (H,W)
         return self.pixels.shape[1:3]
 
-    def views(self,
-        top:int=0,           # first row
-        rows:int|None=None,  # how many; None: all the rest
-    )->Tensor: # (1,1,T,rows,W) bool
-        "Which frames see the picture where."
-        stop = self.size[0] if rows is None else top + rows
-        if self.seen is None: return torch.ones(1, 1, len(self), min(stop, self.size[0]) - top, self.size[1], dtype=torch.bool)
-        return torch.from_numpy(np.array(self.seen[:, top:stop]))[None, None]
+@patch
+def views(self:Photographs,
+    top:int=0,           # first row
+    rows:int|None=None,  # how many; None: all the rest
+)->Tensor: # (1,1,T,rows,W) bool
+    "Which frames see the picture where."
+    stop = self.size[0] if rows is None else top + rows
+    if self.seen is None: return torch.ones(1, 1, len(self), min(stop, self.size[0]) - top, self.size[1], dtype=torch.bool)
+    return torch.from_numpy(np.array(self.seen[:, top:stop]))[None, None]
 
-    def strip(self,
-        top:int=0,           # first row
-        rows:int|None=None,  # how many; None: all the rest
-    )->Tensor: # (1,3,T,rows,W) in [0,1]
-        "All frames, some rows."
-        x = _floats(self.pixels[:, top:self.size[0] if rows is None else top + rows])
-        return x if self.seen is None else patched(x, self.views(top, rows).float())
+# %% ../nbs/58_photographs.ipynb #cell-017
+@patch
+def strip(self:Photographs,
+    top:int=0,           # first row
+    rows:int|None=None,  # how many; None: all the rest
+)->Tensor: # (1,3,T,rows,W) in [0,1]
+    "All frames, some rows."
+    x = _floats(self.pixels[:, top:self.size[0] if rows is None else top + rows])
+    return x if self.seen is None else patched(x, self.views(top, rows).float())
 
-    def reduced(self,
-        size:tuple, # (h,w)
-    )->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1], and (1,1,T,h,w): how much of each small pixel is seen
-        "All of them, smaller; one after the other, so that one large picture at a time is in memory."
-        def shrink(x): return F.interpolate(x, size=tuple(size), mode='bilinear', antialias=True) if tuple(x.shape[-2:]) != tuple(size) else x
-        smaller, shares = [], []
-        for t in range(len(self)):
-            x = _floats(self.pixels[t:t + 1])[:, :, 0]
-            share = torch.ones_like(x[:, :1]) if self.seen is None else torch.from_numpy(np.array(self.seen[t]))[None, None].float()
-            shares.append(shrink(share))
-            smaller.append(shrink(x*share)/shares[-1].clamp(min=1e-3) if self.seen is not None else shrink(x))
-        x, share = torch.stack(smaller, 2), torch.stack(shares, 2)
-        return (x if self.seen is None else patched(x.clamp(0, 1), share, match=True)), share
+@patch
+def reduced(self:Photographs,
+    size:tuple, # (h,w)
+)->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1], and (1,1,T,h,w): how much of each small pixel is seen
+    "All of them, smaller; one after the other, so that one large picture at a time is in memory."
+    def shrink(x): return F.interpolate(x, size=tuple(size), mode='bilinear', antialias=True) if tuple(x.shape[-2:]) != tuple(size) else x
+    smaller, shares = [], []
+    for t in range(len(self)):
+        x = _floats(self.pixels[t:t + 1])[:, :, 0]
+        share = torch.ones_like(x[:, :1]) if self.seen is None else torch.from_numpy(np.array(self.seen[t]))[None, None].float()
+        shares.append(shrink(share))
+        smaller.append(shrink(x*share)/shares[-1].clamp(min=1e-3) if self.seen is not None else shrink(x))
+    x, share = torch.stack(smaller, 2), torch.stack(shares, 2)
+    return (x if self.seen is None else patched(x.clamp(0, 1), share, match=True)), share
 
+# %% ../nbs/58_photographs.ipynb #cell-018
 def _floats(array:np.ndarray)->Tensor: # (T,h,w,3) -> (1,3,T,h,w)
     "Stored numbers as a batch of one."
     array = np.asarray(array)
     scale = np.iinfo(array.dtype).max if array.dtype.kind == 'u' else 1
     return torch.from_numpy(array.astype(np.float32)).permute(3, 0, 1, 2)[None].div(scale)
 
-# %% ../nbs/58_photographs.ipynb #cell-014
+# %% ../nbs/58_photographs.ipynb #cell-019
 def patched(
     x:Tensor,         # (1,3,T,h,w)
     share:Tensor,     # (1,1,T,h,w) in [0,1]: 0 outside a frame
@@ -163,6 +172,7 @@ def patched(
         others = (others*mean(x)/mean(others).clamp(min=1e-6)).clamp(0, 1)
     return torch.where(share >= .999, x, others)
 
+# %% ../nbs/58_photographs.ipynb #cell-020
 def read_photographs(
     paths:list,            # files of one size
     folder:Path|None=None, # where the pixels go; None: memory
@@ -178,7 +188,7 @@ def read_photographs(
     for path in paths: stack.add(*read_pixels(path)); tick()
     return Photographs(stack.pixels, names, stack.seen)
 
-# %% ../nbs/58_photographs.ipynb #cell-015
+# %% ../nbs/58_photographs.ipynb #cell-021
 class Stack:
     "Room for T pictures, in memory or in a file, 8 bits as long as no picture has more."
     def __init__(self,
@@ -207,7 +217,7 @@ class Stack:
         if self.seen is not None: self.seen[self.n] = True if seen is None else seen
         self.n += 1
 
-# %% ../nbs/58_photographs.ipynb #cell-018
+# %% ../nbs/58_photographs.ipynb #cell-024
 SIDE = 1024 # pixels of the longer side at which pictures are aligned
 
 def feature_picture(
@@ -231,7 +241,7 @@ def features(
     if not points: return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
     return np.float32([p.pt for p in points]), np.sqrt(descriptors/descriptors.sum(1, keepdims=True).clip(1e-6))
 
-# %% ../nbs/58_photographs.ipynb #cell-019
+# %% ../nbs/58_photographs.ipynb #cell-025
 @dataclass
 class Match:
     "How a photograph lies on the reference."
@@ -245,6 +255,7 @@ class Match:
 
 ENOUGH = 15 # pairs of features; chance alone gives half as many
 
+# %% ../nbs/58_photographs.ipynb #cell-026
 def fit_features(
     moving:tuple, # positions and descriptors of the photograph
     still:tuple,  # of the reference
@@ -267,6 +278,7 @@ def moved(
     "Where points go."
     return cv2.perspectiveTransform(np.asarray(points, np.float64)[None], homography)[0]
 
+# %% ../nbs/58_photographs.ipynb #cell-027
 def plausible(
     homography:np.ndarray, # (3,3)
     size:tuple,            # (h,w) of the photograph
@@ -277,7 +289,7 @@ def plausible(
     turns = [float(np.cross(np.append(q - p, 0), np.append(r - q, 0))[2]) for p, q, r in ((a, b, c), (b, c, d), (c, d, a), (d, a, b))]
     return min(turns) > 0 and 1/16 < (turns[0] + turns[2])/2/(w*h) < 16
 
-# %% ../nbs/58_photographs.ipynb #cell-020
+# %% ../nbs/58_photographs.ipynb #cell-028
 def refine(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     moving:np.ndarray,     # (h,w) uint8, as from `feature_picture`
@@ -302,7 +314,7 @@ def _scaling(pixels:tuple, picture:tuple)->np.ndarray:
     y, x = picture[0]/pixels[0], picture[1]/pixels[1]
     return np.array([[x, 0, (x - 1)/2], [0, y, (y - 1)/2], [0, 0, 1]])
 
-# %% ../nbs/58_photographs.ipynb #cell-022
+# %% ../nbs/58_photographs.ipynb #cell-030
 def match_photographs(
     names:list,     # T
     pictures:list,  # T feature pictures
@@ -330,7 +342,7 @@ def match_photographs(
             match.homography = full @ homography @ _scaling(sizes[t], pictures[t].shape)
     return matches
 
-# %% ../nbs/58_photographs.ipynb #cell-023
+# %% ../nbs/58_photographs.ipynb #cell-031
 def warped(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool
@@ -345,6 +357,7 @@ def warped(
     moved = cv2.warpPerspective(pixels, homography, shape, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return moved, cv2.warpPerspective(255*there, homography, shape, flags=cv2.INTER_LINEAR, borderValue=0) == 255
 
+# %% ../nbs/58_photographs.ipynb #cell-032
 def align(
     photographs:list,             # paths, or arrays (H,W,3) uint8 or uint16
     names:list|None=None,         # T; default: of the files, or numbers
@@ -372,6 +385,7 @@ def align(
         stack.add(*(read(photographs[t]) if t == base else warped(*read(photographs[t]), matches[t].homography, sizes[base]))); tick()
     return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches)
 
+# %% ../nbs/58_photographs.ipynb #cell-033
 def _place(reference:int|str|None, names:list)->int|None:
     "The place of a photograph that was named."
     if reference is None or reference == 'best': return None
@@ -380,7 +394,7 @@ def _place(reference:int|str|None, names:list)->int|None:
     if len(places) == 1: return places[0]
     raise ValueError(f'the reference {printable(reference)} is {"more than one" if places else "none"} of {", ".join(map(printable, names))}')
 
-# %% ../nbs/58_photographs.ipynb #cell-025
+# %% ../nbs/58_photographs.ipynb #cell-035
 STRANGE = .3 # below this agreement a frame is mentioned
 
 def agreement(
