@@ -20,13 +20,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
+from fastcore.basics import patch
 from tqdm import tqdm
 
 from .composition import Layers
 from .openraster import write_openraster
 from .photographs import Photographs, find_photographs, printable
 from .plots import _show
-from .restore import FILLS, GREY, Restored, check_options, load_frames, load_restorer, plan_frames, restored_strips
+from .restore import FILLS, GREY, Restored, check_options, load_frames, load_restorer, plan_frames, restored_strips, strangers
 from .scoring import versions
 from .sequences import atomic_folder, read_image, sequence_ids
 
@@ -66,27 +67,31 @@ class Rows:
         self.coverage, self.errors = np.zeros(n_frames), np.zeros(n_frames)
 
     def append(self, name:str, rows:Tensor, bits:int=8): # (C,h,W) in [0,1]
-        array = (rows.double()*(2**bits - 1)).round().permute(1, 2, 0).numpy().astype(f'uint{bits}')
+        array = (rows*(2**bits - 1)).round().permute(1, 2, 0).numpy().astype(f'uint{bits}')
         with open(self.folder/name, 'ab') as file: file.write(np.ascontiguousarray(array).data)
 
-    def add(self, strip:Restored): # the next rows
-        "Appends one strip, and keeps the books."
-        area, sure = strip.source.shape[-2]*strip.source.shape[-1], strip.confidence
-        self.area += area
-        self.hidden += area*strip.hidden
-        self.coverage += area*np.array(strip.coverage); self.errors += area*np.array(strip.errors)
-        source = strip.source[0] if self.fill == 'model' else torch.cat([strip.source[0], (sure[0] > 0).float()])
-        self.append('source', source, self.source_bits); self.append('confidence', sure[0])
-        shown = strip.occlusion_rgb*(strip.occlusion_mask > .5/255) # colour where something is
-        for name, x in dict(shadow=strip.shadow, light=strip.light, occlusion_mask=strip.occlusion_mask, occlusion_rgb=shown).items():
-            for t in range(self.n_frames if self.layers else 0): self.append(f'{name}-{t}', x[0, :, t])
+# %% ../nbs/61_restore_command.ipynb #cell-011
+@patch
+def add(self:Rows, strip:Restored): # the next rows
+    "Appends one strip, and keeps the books."
+    area, sure = strip.source.shape[-2]*strip.source.shape[-1], strip.confidence
+    self.area += area
+    self.hidden += area*strip.hidden
+    self.coverage += area*np.array(strip.coverage); self.errors += area*np.array(strip.errors)
+    source = strip.source[0] if self.fill == 'model' else torch.cat([strip.source[0], (sure[0] > 0).float()])
+    self.append('source', source, self.source_bits); self.append('confidence', sure[0])
+    shown = strip.occlusion_rgb*(strip.occlusion_mask > .5/255) # colour where something is
+    for name, x in dict(shadow=strip.shadow, light=strip.light, occlusion_mask=strip.occlusion_mask, occlusion_rgb=shown).items():
+        for t in range(self.n_frames if self.layers else 0): self.append(f'{name}-{t}', x[0, :, t])
 
-    def picture(self, name:str)->np.ndarray: # (H,W,C), and its file is gone
-        "One picture, complete."
-        array = np.fromfile(self.folder/name, f'uint{self.source_bits if name == "source" else 8}').reshape(*self.size, -1)
-        (self.folder/name).unlink()
-        return array
+@patch
+def picture(self:Rows, name:str)->np.ndarray: # (H,W,C), and its file is gone
+    "One picture, complete."
+    array = np.fromfile(self.folder/name, f'uint{self.source_bits if name == "source" else 8}').reshape(*self.size, -1)
+    (self.folder/name).unlink()
+    return array
 
+# %% ../nbs/61_restore_command.ipynb #cell-012
 def write_png(
     path:Path,
     array:np.ndarray, # (H,W,1), (H,W,3) or (H,W,4), uint8 or uint16
@@ -105,7 +110,7 @@ def thumbnail(
     small = small if small.ndim == 3 else small[..., None]
     return torch.from_numpy(small.astype(np.float32)).permute(2, 0, 1)/np.iinfo(array.dtype).max
 
-# %% ../nbs/61_restore_command.ipynb #cell-013
+# %% ../nbs/61_restore_command.ipynb #cell-015
 def contact_sheet(
     small:dict,  # source and confidence (C,h,w); frames, and perhaps the layers of `PER_FRAME`, lists of (C,h,w)
     names:list,  # T
@@ -133,6 +138,7 @@ def contact_sheet(
             if j == 0: axis.set_ylabel(row.replace('_', '\n'), fontsize=8)
     return figure
 
+# %% ../nbs/61_restore_command.ipynb #cell-016
 def _title(name:str, length:int)->str:
     "As much of a name as fits, without what matplotlib would read as a formula."
     text = printable(name)
@@ -145,7 +151,7 @@ def _opaque(picture:Tensor)->Tensor: # (3 or 1,h,w)
     y, x = torch.meshgrid(*(torch.arange(n)//8 for n in picture.shape[-2:]), indexing='ij')
     return picture[:3]*picture[3:] + (1 - picture[3:])*(.6 + .2*((y + x) % 2))
 
-# %% ../nbs/61_restore_command.ipynb #cell-015
+# %% ../nbs/61_restore_command.ipynb #cell-018
 FILES = r'(source|confidence|contact_sheet)\.png|layers\.(json|ora)|' + '|'.join(PER_FRAME)
 
 def _bar(total:int, what:str, progress:bool):
@@ -154,6 +160,7 @@ def _bar(total:int, what:str, progress:bool):
 
 _restorer = lru_cache(maxsize=1)(load_restorer)
 
+# %% ../nbs/61_restore_command.ipynb #cell-019
 def fill_folder(
     draft:Path,                # exists and is empty
     given:list,                # photographs, in order
@@ -187,6 +194,7 @@ def fill_folder(
     shutil.rmtree(work)
     return record
 
+# %% ../nbs/61_restore_command.ipynb #cell-020
 def write_pictures(draft:Path, photographs:Photographs, rows:Rows, layers:bool, progress:bool)->dict: # what the sheet shows
     "All PNGs, one after the other."
     stems, small = safe_stems(photographs.names), {}
@@ -195,19 +203,25 @@ def write_pictures(draft:Path, photographs:Photographs, rows:Rows, layers:bool, 
         write_png(draft/path, array)
         return thumbnail(array)
     for name in ('source', 'confidence'): small[name] = write(name, f'{name}.png')
-    small['frames'] = [thumbnail(np.array(photographs.pixels[t])) for t in range(len(photographs))]
+    small['frames'] = [thumbnail(_with_border(photographs, t)) for t in range(len(photographs))]
     with _bar(len(stems)*len(PER_FRAME)*layers, 'writing', progress) as bar:
         for name in PER_FRAME if layers else ():
             (draft/name).mkdir(); small[name] = []
             for t, stem in enumerate(stems): small[name].append(write(f'{name}-{t}', f'{name}/{stem}.png')); bar.update()
     return small
 
+def _with_border(photographs:Photographs, t:int)->np.ndarray: # (H,W,3 or 4)
+    "A frame, transparent where it does not see."
+    pixels = np.array(photographs.pixels[t])
+    if photographs.seen is None: return pixels
+    return np.dstack([pixels, np.array(photographs.seen[t])*np.iinfo(pixels.dtype).max]).astype(pixels.dtype)
+
 def _save(figure:plt.Figure, path:Path):
     "A figure as a file, the same each time."
     figure.savefig(path, dpi=110, bbox_inches='tight', pad_inches=.08, metadata={'Software': None})
     plt.close(figure)
 
-# %% ../nbs/61_restore_command.ipynb #cell-016
+# %% ../nbs/61_restore_command.ipynb #cell-021
 class Stored:
     "Pictures on disk that look like a tensor (1,C,T,H,W), of which one frame is read at a time."
     def __init__(self,
@@ -228,7 +242,7 @@ def write_ora(
     source = read_image(folder/'source.png', background=GREY)[None]
     write_openraster(folder/'layers.ora', Layers(source, **stored), names=[printable(name) for name in photographs.names])
 
-# %% ../nbs/61_restore_command.ipynb #cell-017
+# %% ../nbs/61_restore_command.ipynb #cell-022
 def describe(
     photographs:Photographs,
     rows:Rows,      # complete
@@ -242,12 +256,12 @@ def describe(
                     homography=None if m.homography is None else m.homography.tolist()) for m in photographs.matches]
     return dict(
         format='htcv.restored.1', versions=versions(), weights=weights, height=photographs.size[0], width=photographs.size[1],
-        order=list(names), composition='shadow_first', settings=settings, hidden=rows.hidden/rows.area,
+        order=list(names), strangers=strangers(photographs), composition='shadow_first', settings=settings, hidden=rows.hidden/rows.area,
         frames=[dict(name=name, stem=stem, coverage=float(c/rows.area), recomposition_error=float(e/rows.area))
                 for name, stem, c, e in zip(names, stems, rows.coverage, rows.errors)],
         alignment=matches, left_out=skipped)
 
-# %% ../nbs/61_restore_command.ipynb #cell-022
+# %% ../nbs/61_restore_command.ipynb #cell-027
 @contextmanager
 def claimed(
     out:Path, # what somebody is about to make
@@ -272,6 +286,7 @@ def _claim(claim:Path)->bool:
             claim.unlink(missing_ok=True)
     return False
 
+# %% ../nbs/61_restore_command.ipynb #cell-028
 def _alive(process:int)->bool:
     "Is there such a process on this machine?"
     try: os.kill(process, 0)
@@ -279,7 +294,7 @@ def _alive(process:int)->bool:
     except OSError: return True
     return True
 
-# %% ../nbs/61_restore_command.ipynb #cell-024
+# %% ../nbs/61_restore_command.ipynb #cell-030
 def restore_folder(
     given:str|Path|list, # photographs
     out:str|Path,        # the folder to make
@@ -291,6 +306,7 @@ def restore_folder(
     check_options(options.get('fill', 'model'), options.get('threshold'))
     with atomic_folder(out, FILES, force) as draft: return fill_folder(draft, paths, skipped, **options)
 
+# %% ../nbs/61_restore_command.ipynb #cell-031
 def restore_one(
     folder:Path,      # photographs of one sequence
     out:Path,         # where it goes
@@ -312,6 +328,7 @@ def _prepare(threads:int):
     "Each process of several keeps to its share of the cores."
     torch.set_num_threads(threads)
 
+# %% ../nbs/61_restore_command.ipynb #cell-032
 def restore_each(
     root:str|Path,    # folders of photographs
     out:str|Path,     # `OUT/<name>` for each of them
@@ -337,7 +354,7 @@ def restore_each(
                 except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
     return [results[name] for name in names]
 
-# %% ../nbs/61_restore_command.ipynb #cell-027
+# %% ../nbs/61_restore_command.ipynb #cell-037
 EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
@@ -360,8 +377,9 @@ OPTIONS = {
     '--threshold': dict(type=float, metavar='P', help='make masks black and white at this probability (default: they stay soft)'),
     '--each': dict(action='store_true', help='FRAMES is a folder of folders: restore each of them into OUT/<name>'),
     '--jobs': dict(type=int, default=1, metavar='N', help='with --each: so many at a time'),
-    '--device': dict(default='cuda' if torch.cuda.is_available() else 'cpu', help='where the model runs (default: %(default)s)')}
+    '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -371,7 +389,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-028
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def _say(*lines:str):
     "To people, not to pipes; whatever their terminal can spell."
     for line in lines: print(line.encode(sys.stderr.encoding or 'ascii', 'backslashreplace').decode(sys.stderr.encoding or 'ascii'), file=sys.stderr)
@@ -385,12 +403,14 @@ def _run_one(options, rest:dict)->int: # exit status
     _say(*(f'left out: {printable(name)} ({reason})' for name, reason in record['left_out'].items() if reason != 'hidden'),
          *(f"dropped: {printable(m['name'])} ({printable(m['reason'])})" for m in record['alignment'] if m['status'] == 'dropped'),
          *(f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels" for m in record['alignment'] if m['status'] == 'aligned'))
+    if record['strangers']: _say(f"mind: {record['strangers']} (--align)")
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)' if options.fill == 'model' else 'left out')
     print(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by none of them: {100*record['hidden']:.3g}% of the picture"
           + (f': {guess}' if record['hidden'] else ''))
     _say(f'look at {printable(options.out)}/contact_sheet.png')
     return 0
 
+# %% ../nbs/61_restore_command.ipynb #cell-040
 def _run_each(options, rest:dict)->int: # exit status
     "Many folders; the broken ones are named."
     if len(options.frames) != 1: raise ValueError('--each takes one folder of folders')
@@ -400,13 +420,15 @@ def _run_each(options, rest:dict)->int: # exit status
     print(', '.join(f'{n} {kind}' for kind, n in counts.items() if n))
     return 1 if counts['broken'] else 0
 
+# %% ../nbs/61_restore_command.ipynb #cell-041
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
     "Restores photographs into a folder; `htcv_restore --help` says more."
     parser = _parser()
     options = parser.parse_args(arguments)
-    rest = {name: getattr(options, name) for name in ('align', 'reference', 'weights', 'fill', 'threshold', 'layers', 'ora', 'device')}
+    rest = {name: getattr(options, name) for name in ('align', 'reference', 'weights', 'fill', 'threshold', 'layers', 'ora')}
+    rest['device'] = options.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         check_options(options.fill, options.threshold)
         return (_run_each if options.each else _run_one)(options, rest)

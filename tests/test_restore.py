@@ -30,7 +30,7 @@ from htcv.sequences import read_image, read_sequence
 
 SIZE, N_FRAMES = (48, 61), 4
 FILES = sorted(['confidence.png', 'contact_sheet.png', 'layers.json', 'source.png', *PER_FRAME])
-pytestmark = pytest.mark.filterwarnings('ignore:no frame shows')
+pytestmark = pytest.mark.filterwarnings('ignore:no frame shows', 'ignore:.* hardly resemble')
 
 
 @pytest.fixture(scope='module')
@@ -224,6 +224,16 @@ def test_photographs_of_different_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paths = sorted((benchmark_folder().parent/'pictures').glob('*.png'))[:3]
     assert 'do not seem to be photographs of one flat picture: 0 of 2 match' in refused(capsys, *paths, '--out', 'out', '--align')
+
+
+def test_photographs_that_do_not_belong_are_mentioned(tmp_path, large, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('shots').mkdir()
+    for t, array in enumerate(large): Image.fromarray(array if t != 2 else np.roll(array, 40, 1)).save(f'shots/{t}.png')
+    assert command('shots', '--out', 'out', '--no-layers') == 0
+    said, record = capsys.readouterr().err, json.loads(Path('out/layers.json').read_text())
+    assert 'mind: 2.png (' in said and 'hardly resemble the others' in record['strangers'] and '1.png' not in record['strangers']
+    with pytest.warns(UserWarning, match='2.png .* hardly resemble'): restore('shots')
 
 
 # --- bad input
