@@ -21,7 +21,7 @@ from .fusion import resized
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .rendering import benchmark_folder
-from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips
+from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips, strangers
 from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES
 
@@ -148,7 +148,8 @@ def _inputs(choices:dict)->dict: # name -> widget
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
-        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', icon='upload', layout=dict(width='200px')),
+        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', icon='upload', layout=dict(width='200px'),
+                                  tooltip='10 MB at once, which is all that Jupyter passes on; for larger ones: restore_app(folder)'),
         align=widgets.Checkbox(False, description='hand-held: align them', indent=False, layout=dict(width='180px')),
         run=widgets.Button(description='Restore', icon='magic', button_style='primary', layout=dict(width='120px')),
         progress=widgets.FloatProgress(0, min=0, max=1, layout=dict(width='99%', height='8px', visibility='hidden')),
@@ -278,7 +279,7 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
     model, facts = load_restorer()
     photographs = load_frames(choice.given, align, names=choice.names, tick=tick)
     self.advance(.25, 'Looking for lamps, shadows and things in the way')
-    plan, H = plan_frames(model, photographs), photographs.size[0]
+    plan, H, self.doubt = plan_frames(model, photographs), photographs.size[0], strangers(photographs)
     for strip in restored_strips(model, photographs, plan, rows=-(-H//8), cut=facts.get('threshold', .5)):
         strips.append(strip)
         self.advance(.5 + .5*len(strips)/8, 'Taking them off')
@@ -312,6 +313,7 @@ def report(self:RestoreApp)->str:
     (T, H, W), dropped = found.frames.shape[2:], [m.name for m in found.matches if m.status == 'dropped']
     said = f'{T} photograph{"s"*(T > 1)} of {W}×{H} pixels restored.'
     if dropped: said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
+    if self.doubt: said += f' {self.doubt}.'
     if found.hidden: said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
     return said
 
@@ -343,7 +345,7 @@ def download(self:RestoreApp, button):
 
 # %% ../nbs/62_restore_app.ipynb #cell-030
 def restore_app(
-    frames=None # photographs as `htcv.restore.restore` takes them; they can also be uploaded, up to about 10 MB at once
+    frames=None # photographs as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
 ): # `VBox`; its attribute `app` is the `RestoreApp`
     "Choose or upload photographs, restore them, compare, light them again, download."
     app = RestoreApp(frames)

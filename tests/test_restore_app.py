@@ -3,7 +3,6 @@ import json, os, shutil, socket, subprocess, sys, time, urllib.request
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
 from htcv.rendering import benchmark_folder
 
@@ -14,12 +13,13 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 
 @pytest.fixture(scope="module")
 def lab(root, tmp_path_factory):
-    "A JupyterLab on a folder with one notebook; its address."
+    "A JupyterLab on a copy of the opening of 60_restore, as far as the app; its address."
     home, token = tmp_path_factory.mktemp("lab"), "for-tests-only"
-    cell = new_code_cell("from htcv.restore_app import restore_app\nrestore_app()")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    opening = nbformat.read(root/"nbs"/"60_restore.ipynb", as_version=4)
+    last = next(i for i, cell in enumerate(opening.cells) if cell.source.endswith("restore_app()"))
+    opening.cells = [cell for cell in opening.cells[:last + 1] if cell.cell_type == "markdown"] + [opening.cells[last]]
     (home/"notebooks").mkdir()
-    nbformat.write(new_notebook(cells=[cell], metadata=kernel), home/"notebooks"/"restore.ipynb")
+    nbformat.write(opening, home/"notebooks"/"restore.ipynb")
     (home/"JUPYTER_CONFIG_DIR"/"labconfig").mkdir(parents=True)  # no question about news lies over the page
     quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (home/"JUPYTER_CONFIG_DIR"/"labconfig"/"page_config.json").write_text(json.dumps(quiet))
@@ -111,11 +111,12 @@ def page(root, driver, lab):
 
 
 def run_all(page):
-    "Shift-Enter, in the first cell."
-    from selenium.webdriver import ActionChains, Keys
+    "Run All Cells, from the menu."
     wait_for(lambda: "| Idle" in page.one("#jp-bottom-panel").text, "the kernel to be ready")
-    wait_for(lambda: [e for e in page.all(".jp-Notebook .jp-CodeCell .cm-content") if e.is_displayed()], "the cell")[0].click()
-    ActionChains(page.driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+    wait_for(lambda: [e for e in page.all(".jp-Notebook .jp-CodeCell .cm-content") if e.is_displayed()], "the cell")
+    def item(selector, text): return wait_for(lambda: [e for e in page.all(selector) if e.text.strip() == text], text)[0]
+    item(".lm-MenuBar-itemLabel", "Run").click()
+    item(".lm-Menu-itemLabel", "Run All Cells").click()
     page.button("Restore")
     wait_for(lambda: len(page.pictures()) == 2, "the first frames")
 
