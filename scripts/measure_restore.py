@@ -1,6 +1,6 @@
 """Time and memory of `htcv_restore` on large photographs, and folders a minute against processes.
 
-    measure_restore.py [--megapixels 12] [--frames 10] [--sequences 6] [--jobs 1 2 4]     writes results/61_restore_command.json
+    measure_restore.py [--megapixels 12] [--frames 10] [--sequences 12] [--jobs 1 2]     writes results/61_restore_command.json
 """
 import argparse, os, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -49,8 +49,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, default=12)
     parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--sequences", type=int, default=6)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     from htcv.plots import markdown_table, save_results
     load = os.getloadavg()[0]
