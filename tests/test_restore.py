@@ -1,0 +1,426 @@
+"`restore` and `htcv_restore`: good photographs of every kind, bad ones, and what is left behind when something goes wrong."
+import errno
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from htcv import restore_command
+from htcv.composition import Layers, check_layers, compose
+from htcv.decomposer import create_decomposer, save_decomposer
+from htcv.openraster import flatten_openraster, read_openraster
+from htcv.photographs import align, find_photographs, moved, photograph_size, read_photograph, read_pixels
+from htcv.rendering import benchmark_folder
+from htcv.restore import load_frames, load_restorer, plan_frames, restore, restored_strips
+from htcv.restore_command import PER_FRAME
+from htcv.sequences import read_image, read_sequence
+
+SIZE, N_FRAMES = (48, 61), 4
+FILES = sorted(['confidence.png', 'contact_sheet.png', 'layers.json', 'source.png', *PER_FRAME])
+pytestmark = pytest.mark.filterwarnings('ignore:no frame shows', 'ignore:.* hardly resemble')
+
+
+@pytest.fixture(scope='module')
+def arrays():
+    "Frames of the benchmark, (T,H,W,3) uint8."
+    frames = read_sequence(benchmark_folder()/'6', numbers=list(range(1, N_FRAMES + 1))).frames
+    small = torch.nn.functional.interpolate(frames.transpose(0, 1), SIZE, mode='bilinear', antialias=True)
+    return (small.permute(0, 2, 3, 1).clamp(0, 1)*255).round().byte().numpy()
+
+
+@pytest.fixture(scope='module')
+def large():
+    "The same at full size."
+    frames = read_sequence(benchmark_folder()/'6', numbers=list(range(1, 7))).frames
+    return (frames.permute(1, 2, 3, 0)*255).round().byte().numpy()
+
+
+@pytest.fixture
+def shots(arrays, tmp_path, monkeypatch):
+    "A folder of photographs in a current folder of its own."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'shots').mkdir()
+    for t, array in enumerate(arrays): Image.fromarray(array).save(tmp_path/'shots'/f'{t + 1}.png')
+    return tmp_path/'shots'
+
+
+def command(*words):
+    "Exit status of the command."
+    try: return restore_command.htcv_restore([str(word) for word in words])
+    except SystemExit as stop: return stop.code
+
+
+def refused(capsys, *words):
+    "What is said to wrong use, which leaves no trace."
+    before = sorted(os.listdir('.'))
+    assert command(*words) == 2
+    assert sorted(os.listdir('.')) == before
+    return capsys.readouterr().err
+
+
+def stored(folder):
+    "The layers that a folder holds, as a tensor of frames composed from them."
+    record = json.loads((folder/'layers.json').read_text())
+    of = {name: torch.stack([read_image(folder/name/f"{f['stem']}.png") for f in record['frames']], 1)[None] for name in PER_FRAME}
+    return compose(check_layers(Layers(read_image(folder/'source.png')[None], **of | dict(occlusion_mask=of['occlusion_mask'][:, :1]))), mode='soft')
+
+
+# --- good photographs
+
+def test_one_folder(shots, arrays, capsys):
+    assert command('shots', '--out', 'out') == 0
+    out = Path('out')
+    assert sorted(p.name for p in out.iterdir()) == FILES
+    for name in PER_FRAME: assert sorted(p.name for p in (out/name).iterdir()) == [f'{t + 1}.png' for t in range(N_FRAMES)]
+    record = json.loads((out/'layers.json').read_text())
+    assert record['order'] == [f'{t + 1}.png' for t in range(N_FRAMES)] and (record['height'], record['width']) == SIZE
+    assert len(record['weights']['sha256']) == 64 and 'torch' in record['versions']
+    truth = torch.from_numpy(arrays).permute(3, 0, 1, 2)[None]/255
+    errors = (stored(out) - truth).abs().mean((0, 1, 3, 4)).tolist()
+    assert errors == pytest.approx([f['recomposition_error'] for f in record['frames']], abs=2/255)
+    assert 'shown by none of them: 0%' in capsys.readouterr().out
+    assert os.listdir('.') == ['shots', 'out'] or sorted(os.listdir('.')) == ['out', 'shots']
+    made = restore('shots')
+    assert (made.source - read_image(out/'source.png')).abs().max() <= .5/255 + 1e-6
+
+
+def test_the_layered_file_is_the_photographs(shots, arrays):
+    assert command('shots', '--out', 'out', '--ora') == 0
+    nodes = read_openraster('out/layers.ora')
+    assert [node.name for node in nodes] == [f'{t + 1}.png' for t in range(N_FRAMES)] + ['source']
+    assert command('shots', '--out', 'bare', '--ora', '--no-layers') == 0
+    assert sorted(p.name for p in Path('bare').iterdir()) == ['confidence.png', 'contact_sheet.png', 'layers.json', 'layers.ora', 'source.png']
+    first = flatten_openraster('bare/layers.ora')[:3] # the first group is visible
+    assert (first - stored(Path('out'))[0, :, 0]).abs().max() <= 4/255
+
+
+@pytest.mark.parametrize('suffix, options, far', [('jpg', dict(quality=98, subsampling=0), 12), ('webp', dict(lossless=True), 0), ('tif', {}, 0), ('PNG', {}, 0), ('bmp', {}, 0)])
+def test_files_of_every_kind(arrays, tmp_path, suffix, options, far):
+    path = tmp_path/f'a.{suffix}'
+    Image.fromarray(arrays[0]).save(path, **options)
+    assert photograph_size(path) == SIZE
+    assert np.abs(read_pixels(path)[0].astype(int) - arrays[0]).max() <= far
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+def test_sixteen_bits_stay(arrays, tmp_path, suffix, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('deep').mkdir()
+    for t, array in enumerate(arrays): cv2.imwrite(f'deep/{t}.{suffix}', array[..., ::-1]*np.uint16(257) + np.uint16(7)*(array[..., ::-1] < 200))
+    assert command('deep', '--out', 'out', '--no-layers') == 0
+    source = cv2.imread('out/source.png', cv2.IMREAD_UNCHANGED)
+    assert source.dtype == np.uint16 and len(np.unique(source)) > 300
+
+
+def test_grey_palette_cmyk_alpha_and_turned(arrays, tmp_path):
+    picture = Image.fromarray(arrays[0])
+    for mode, name in [('L', 'grey.png'), ('P', 'palette.png'), ('CMYK', 'print.jpg'), ('1', 'fax.png'), ('RGBA', 'alpha.png')]:
+        picture.convert(mode).save(tmp_path/name)
+        assert read_photograph(tmp_path/name).shape == (3, *SIZE)
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[274] = orientation
+        for suffix in ('jpg', 'png', 'webp', 'tif'):
+            path = tmp_path/f'{orientation}.{suffix}'
+            picture.save(path, exif=exif)
+            assert photograph_size(path) == read_pixels(path)[0].shape[:2] == (SIZE if orientation < 5 else SIZE[::-1]), path.name
+
+
+def test_the_order_is_that_of_the_numbers(shots):
+    (shots/'2.png').rename(shots/'10.png')
+    assert [p.name for p in find_photographs(shots)[0]] == ['1.png', '3.png', '4.png', '10.png']
+
+
+def test_a_sequence_of_ours_does_not_give_away_its_answer():
+    paths, skipped = find_photographs(benchmark_folder()/'1')
+    assert [p.stem for p in paths] == [str(n) for n in range(1, 11)] and skipped['gt.png'] == 'no frame of a sequence'
+
+
+@pytest.mark.parametrize('n', [1, 2, 50])
+def test_any_number_of_frames(arrays, n):
+    made = check_layers(restore(np.resize(arrays, (n, *arrays.shape[1:]))))
+    assert made.shadow.shape == (1, 3, n, *SIZE) and made.names[-1] == str(n)
+
+
+def test_the_frames_order_does_not_matter(arrays):
+    there, back = restore(arrays), restore(arrays[::-1].copy())
+    assert (there.source - back.source).abs().max() < 1e-4 and (there.shadow - back.shadow.flip(2)).abs().max() < 1e-4
+
+
+def test_strips_are_the_whole(large):
+    model, _ = load_restorer()
+    photographs = load_frames(large)
+    plan = plan_frames(model, photographs)
+    whole, = restored_strips(model, photographs, plan, rows=10_000)
+    for name in ('source', 'shadow', 'light', 'occlusion_mask', 'confidence'):
+        tiled = torch.cat([getattr(strip, name) for strip in restored_strips(model, photographs, plan, rows=29)], -2)
+        assert (tiled - getattr(whole, name)).abs().max() < 1e-5, name
+
+
+# --- hand-held
+
+@pytest.fixture(scope='module')
+def hand_held(large):
+    "Photographs from a wandering camera, one of them half the size, and the homographies that took them."
+    dice, (H, W), shots, truth = np.random.default_rng(6), large.shape[1:3], [], []
+    corners = np.float32([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)])
+    for t, array in enumerate(large):
+        scale = .5 if t == 3 else 1
+        there = scale*(corners + dice.uniform(-.08, .08, (4, 2))*(W, H)).astype(np.float32)
+        truth.append(cv2.getPerspectiveTransform(corners, there))
+        shots.append(cv2.warpPerspective(array, truth[-1], (round(scale*W), round(scale*H)), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC, borderValue=(90, 95, 99)))
+    return shots, truth
+
+
+def test_hand_held_photographs_are_aligned(hand_held):
+    shots, truth = hand_held
+    found = align(shots, reference=0)
+    H, W = found.size
+    corners = np.float32([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)])
+    errors = {m.name: np.linalg.norm(moved(moved(corners, true), m.homography) - moved(corners, truth[0]), axis=1).max() for m, true in zip(found.matches, truth)}
+    assert all(error < 1 for name, error in errors.items() if name != '4') and errors['4'] < 2, errors # of half the size
+    assert [m.status for m in found.matches] == ['reference'] + ['aligned']*5 and not found.seen.all()
+
+
+def test_what_lies_outside_a_frame_hides_and_does_not_leak(hand_held):
+    shots, _ = hand_held
+    aligned = align(shots[:3], reference=0)
+    made = restore(aligned)
+    outside = ~torch.from_numpy(np.array(aligned.seen))[None, None]
+    assert outside.any() and made.occlusion_mask[outside].min() == 1
+    other = replace(aligned, pixels=np.where(aligned.seen[..., None], aligned.pixels, 255))
+    assert torch.equal(restore(other).source, made.source)
+
+
+def test_align_on_the_command_line(hand_held, large, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('shots').mkdir()
+    for t, shot in enumerate(hand_held[0]): Image.fromarray(shot).save(f'shots/{t}.jpg', quality=95)
+    assert 'mixed sizes: shots/3.jpg is (128, 128)' in refused(capsys, 'shots', '--out', 'out')
+    Image.fromarray(large[0, ::-1, ::-1, ::-1][:200, :190]//2 + 90).save('shots/5.jpg')  # mirrored: no photograph of this picture
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)).save('shots/noise.png')
+    assert command('shots', '--out', 'out', '--align', '--reference', '1.jpg') == 0
+    said, record = capsys.readouterr().err, json.loads(Path('out/layers.json').read_text())
+    status = {m['name']: m['status'] for m in record['alignment']}
+    assert status['noise.png'] == 'dropped' and 'dropped: noise.png (only' in said and 'noise.png' not in record['order']
+    assert status['1.jpg'] == 'reference' and record['height'] == 256 and all(m['residual_pixels'] < 1 for m in record['alignment'] if m['status'] == 'aligned')
+    assert not Path('out/shadow/noise.png').exists()
+
+
+def test_photographs_of_different_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    paths = sorted((benchmark_folder().parent/'pictures').glob('*.png'))[:3]
+    assert 'do not seem to be photographs of one flat picture: 0 of 2 match' in refused(capsys, *paths, '--out', 'out', '--align')
+
+
+def test_photographs_that_do_not_belong_are_mentioned(tmp_path, large, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('shots').mkdir()
+    for t, array in enumerate(large): Image.fromarray(array if t != 2 else np.roll(array, 40, 1)).save(f'shots/{t}.png')
+    assert command('shots', '--out', 'out', '--no-layers') == 0
+    said, record = capsys.readouterr().err, json.loads(Path('out/layers.json').read_text())
+    assert 'mind: 2.png (' in said and 'hardly resemble the others' in record['strangers'] and '1.png' not in record['strangers']
+    with pytest.warns(UserWarning, match='2.png .* hardly resemble'): restore('shots')
+
+
+# --- bad input
+
+def damaged(path): path.write_bytes(path.read_bytes()[:len(path.read_bytes())//2])
+
+
+def bomb(path):
+    "A header of 20 000 × 20 000, and nothing behind it."
+    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 20_000, 20_000, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b''))
+
+
+@pytest.mark.parametrize('break_it, answer', [
+    (lambda shots: [path.unlink() for path in shots.iterdir()], 'no photographs in shots: it is empty'),
+    (lambda shots: (shots/'3.png').write_text('no picture'), '3.png is damaged or no picture (unknown format)'),
+    (lambda shots: (Image.open(shots/'3.png').save(shots/'3.jpg'), damaged(shots/'3.jpg')), '3.jpg is damaged or no picture (Truncated'),
+    (lambda shots: bomb(shots/'3.png'), '3.png claims more than 150,000,000 pixels'),
+    (lambda shots: (shots/'3.png').write_bytes(b''), '3.png is damaged or no picture'),
+    (lambda shots: Image.new('RGB', (61, 47)).save(shots/'3.png'), 'mixed sizes: shots/3.png is (47, 61), 1.png is (48, 61) (height, width): align them (--align)'),
+    (lambda shots: [Image.new('RGB', (15, 99)).save(path) for path in shots.iterdir()], 'at least 16×16'),
+])
+def test_bad_photographs_are_named(shots, capsys, break_it, answer):
+    break_it(shots)
+    assert answer in refused(capsys, 'shots', '--out', 'out')
+
+
+def test_a_bomb_is_refused_before_it_goes_off(shots):
+    bomb(shots/'3.png')
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match='claims more'): read_photograph(shots/'3.png')
+    assert time.perf_counter() - began < 1
+
+
+def test_bad_arrays(arrays):
+    broken = arrays/255
+    broken[2, 3, 4] = np.nan
+    for frames, answer in [(broken, 'frame 3 holds NaN'), (arrays.astype(float), 'divide 8-bit values by 255'), (arrays[:0], 'no frames'), ([], 'no frames'),
+                           (arrays[..., 0], r'\(T,H,W,3\)'), (torch.zeros(4, 3, 48, 61), r'\(3,T,H,W\)'), (None, 'got NoneType'), (7, 'got int')]:
+        with pytest.raises((ValueError, TypeError), match=answer): restore(frames)
+
+
+@pytest.mark.parametrize('words, answer', [
+    (['nowhere', '--out', 'out'], 'nowhere does not exist'), (['shots'], '--out'), (['shots', '--out', 'out', '--threshold', '0'], '(0, 1]'),
+    (['shots', '--out', 'out', '--fill', 'white'], 'invalid choice'), (['shots', '--out', 'out', '--reference', '1'], '--reference is for --align'),
+    (['shots', '--out', 'out', '--weights', 'nowhere.safetensors'], 'no weights at nowhere'), (['shots', '--out', 'shots/1.png/out'], '1.png'),
+    (['shots', '--out', 'shots'], 'exists: pass --force'), (['shots', '--out', 'shots', '--force'], '.png: move it away'), (['shots', 'shots', '--out', 'out'], 'is no file'),
+    (['shots', '--out', 'out', '--align', '--reference', '9'], 'the reference 9 is none of'), (['shots', '--each', '--out', 'out'], 'holds no folders'),
+])
+def test_wrong_use(shots, capsys, words, answer):
+    assert answer in refused(capsys, *words)
+
+
+def test_weights_that_are_not_ours(shots, capsys, tmp_path):
+    torch.save(dict(a=torch.zeros(3)), 'model.pt')
+    save_decomposer(create_decomposer('tiny'), 'other.safetensors')
+    damage = Path('broken.safetensors'); damage.write_bytes(Path('other.safetensors').read_bytes()[:-100])
+    for name, answer in [('model.pt', 'no safetensors file'), ('broken.safetensors', 'no safetensors file'), ('other.safetensors', 'family Fusion')]:
+        assert answer in refused(capsys, 'shots', '--out', 'out', '--weights', name)
+    class Trap:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'trapped'),)
+    torch.save(Trap(), 'trap.safetensors')
+    assert 'no safetensors file' in refused(capsys, 'shots', '--out', 'out', '--weights', 'trap.safetensors') and not Path('trapped').exists()
+
+
+def test_hostile_names(arrays, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('in').mkdir()
+    names = ['-rf.png', '$a_b$^{.png', 'two\nlines.png', '\x1b[31mred.png', 'naïve.PNG', 'naïve.png', '..png', '日本.png', 'a'*200 + '.png', b'\xff\xfe.png'.decode('utf8', 'surrogateescape')]
+    for t, name in enumerate(names): Image.fromarray(arrays[t % N_FRAMES]).save(open(f'in/{name}', 'wb'), 'png')
+    assert command('in', '--out', 'out') == 0
+    made, record = sorted(p.name for p in Path('out/shadow').iterdir()), json.loads(Path('out/layers.json').read_text())
+    assert len(made) == len(set(name.casefold() for name in made)) == len(record['order']) == len(names) - 1 # `..png` is hidden
+    assert all(name.isprintable() and not name.startswith(('-', '.')) for name in made)
+    assert '\x1b' not in capsys.readouterr().err
+    Path('in/x\x1b[2J.png').write_text('no picture')
+    assert '\\x1b[2J.png is damaged' in refused(capsys, 'in', '--out', 'more')
+
+
+# --- what is left behind
+
+def test_an_existing_result_is_kept(shots, capsys):
+    assert command('shots', '--out', 'out', '--no-layers') == 0
+    before = Path('out/source.png').read_bytes()
+    assert 'pass --force' in refused(capsys, 'shots', '--out', 'out')
+    assert command(shots/'1.png', '--out', 'out', '--no-layers', '--force') == 0 and Path('out/source.png').read_bytes() != before
+    Path('out/mine.txt').write_text('mine')
+    assert 'mine.txt: move it away' in refused(capsys, 'shots', '--out', 'out', '--force')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_is_read_only(shots, capsys):
+    Path('locked').mkdir(mode=0o500)
+    assert 'Permission denied' in refused(capsys, 'shots', '--out', 'locked/out')
+
+
+@pytest.mark.parametrize('where', ['Rows.append', 'write_png', '_save'])
+def test_a_full_disk(shots, capsys, monkeypatch, where):
+    def full(*a): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(f'htcv.restore_command.{where}', full)
+    assert command('shots', '--out', 'out') == 1 and 'No space left on device: nothing was written' in capsys.readouterr().err
+    assert os.listdir('.') == ['shots']
+
+
+def test_a_disk_that_takes_no_more(shots):
+    "In earnest: the system refuses larger files."
+    code = 'import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); ' \
+           'from htcv.restore_command import htcv_restore; sys.exit(htcv_restore())'
+    done = subprocess.run([sys.executable, '-c', code, 'shots', '--out', 'out'], capture_output=True, text=True)
+    assert done.returncode == 1 and 'File too large: nothing was written' in done.stderr, done.stderr
+    assert os.listdir('.') == ['shots']
+
+
+def test_an_interrupt_in_the_middle(shots):
+    "Ctrl-C once the work has begun."
+    code = 'import sys, time; from htcv import restore_command as c; append = c.Rows.append\n' \
+           'def slow(*a): print("begun", flush=True); time.sleep(9); append(*a)\n' \
+           'c.Rows.append = slow; sys.exit(c.htcv_restore())'
+    process = subprocess.Popen([sys.executable, '-c', code, 'shots', '--out', 'out'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'begun\n' and len(os.listdir('.')) == 2
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.endswith('interrupted: nothing was written\n'), said
+    assert os.listdir('.') == ['shots']
+
+
+# --- never silently
+
+def test_what_no_photograph_shows_is_said(arrays, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path('shots').mkdir()
+    alpha = np.full((*SIZE, 1), 255, np.uint8); alpha[:24, :20] = 0 # transparent in each of them
+    for t, array in enumerate(arrays): Image.fromarray(np.concatenate([array, alpha], 2)).save(f'shots/{t}.png')
+    share = 24*20/(SIZE[0]*SIZE[1])
+    for fill, word in [('model', 'a guess of the model'), ('none', 'left out')]:
+        assert command('shots', '--out', fill, '--fill', fill, '--no-layers') == 0
+        said = capsys.readouterr().out
+        assert f'{100*share:.3g}% of the picture' in said and word in said
+        assert json.loads(Path(f'{fill}/layers.json').read_text())['hidden'] == pytest.approx(share)
+        assert np.array(Image.open(f'{fill}/confidence.png'))[:24, :20].max() == 0
+    source = np.array(Image.open('none/source.png'))
+    assert source.shape[2] == 4 and source[:24, :20, 3].max() == 0 and source[24:, :, 3].min() == 255
+    with pytest.warns(UserWarning, match='no frame shows'): restore('shots')
+
+
+# --- many folders
+
+@pytest.fixture
+def album(arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('1', '2', '10'):
+        Path('album', name).mkdir(parents=True)
+        for t in range(2): Image.fromarray(arrays[t]).save(f'album/{name}/{t}.png')
+    return tmp_path/'album'
+
+
+def test_each_folder_once(album, capsys):
+    Path('album/2/0.png').write_text('no picture')
+    assert command('album', '--each', '--out', 'out', '--no-layers') == 1
+    said = capsys.readouterr()
+    assert said.out == '2 restored, 1 broken\n' and 'broken: 2: album/2/0.png is damaged' in said.err
+    assert sorted(os.listdir('out')) == ['1', '10']
+    before = Path('out/1/source.png').stat().st_mtime_ns
+    Image.open('album/1/0.png').save('album/2/0.png')
+    assert command('album', '--each', '--out', 'out', '--no-layers') == 0 and capsys.readouterr().out == '1 restored, 2 done before\n'
+    assert Path('out/1/source.png').stat().st_mtime_ns == before and sorted(os.listdir('out')) == ['1', '10', '2']
+
+
+def test_several_processes_share_the_work(album):
+    "Two commands at once, one of them with two processes: every folder is done by exactly one."
+    call = [sys.executable, '-c', 'import sys; from htcv.restore_command import htcv_restore; sys.exit(htcv_restore())', 'album', '--each', '--out', 'out', '--no-layers']
+    both = [subprocess.Popen(call + more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for more in ([], ['--jobs', '2'])]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    counts = [int(part.split()[0]) for text in said for part in text.strip().split(', ') if part.endswith('restored')]
+    assert sum(counts) == 3, said
+    assert sorted(os.listdir('out')) == ['1', '10', '2'] # no claims, no drafts
+
+
+def test_a_claim_of_another_machine_is_respected(album, capsys):
+    Path('out').mkdir(); Path('out/.2.claim').write_text('elsewhere 1')
+    assert command('album', '--each', '--out', 'out', '--no-layers') == 0
+    said = capsys.readouterr()
+    assert said.out == '2 restored, 1 claimed\n' and 'remove .2.claim' in said.err and sorted(os.listdir('out')) == ['.2.claim', '1', '10']
+
+
+def test_help(capsys):
+    assert command('--help') == 0
+    said = capsys.readouterr().out
+    assert 'examples:' in said and 'exit status:' in said and '--no-layers' in said
