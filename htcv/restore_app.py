@@ -21,7 +21,8 @@ from .fusion import resized
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .rendering import benchmark_folder
-from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips
+from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips, strangers
+from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES
 
 # %% ../nbs/62_restore_app.ipynb #cell-005
@@ -147,7 +148,8 @@ def _inputs(choices:dict)->dict: # name -> widget
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
-        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', layout=dict(width='180px')),
+        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', icon='upload', layout=dict(width='200px'),
+                                  tooltip='10 MB at once, which is all that Jupyter passes on; for larger ones: restore_app(folder)'),
         align=widgets.Checkbox(False, description='hand-held: align them', indent=False, layout=dict(width='180px')),
         run=widgets.Button(description='Restore', icon='magic', button_style='primary', layout=dict(width='120px')),
         progress=widgets.FloatProgress(0, min=0, max=1, layout=dict(width='99%', height='8px', visibility='hidden')),
@@ -174,8 +176,8 @@ class RestoreApp:
         import ipywidgets as widgets
         self.choices = ({} if frames is None else {'given from Python': Choice(frames)}) | examples()
         self.at = _inputs(self.choices) | _outputs()
-        self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='640px', object_fit='contain'))
-        self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto'))
+        self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='560px', object_fit='contain'))
+        self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto', align_self='flex-start'))
         self.folder, self.restored, self.view, self.shots = tempfile.TemporaryDirectory(prefix='htcv-'), None, None, []
         self.box = self.layout()
         for name, react in dict(choice=self.choose, upload=self.receive).items(): self.at[name].observe(react, 'value')
@@ -244,6 +246,7 @@ def show_frames(self:RestoreApp):
 @patch
 def draw(self:RestoreApp, _=None):
     "Both pictures, as the sliders say."
+    for shown in (self.picture, self.strip): shown.layout.display = None if self.shots else 'none'
     if not self.shots: self.picture.value = self.strip.value = b''; return
     value, t = {name: self.at[name].value for name in ('split', 'mask', 'unseen', 'shadow', 'light', 'occlusion')}, self.at['frame'].value - 1
     shots, picture = self.shots, self.shots[t]
@@ -276,7 +279,7 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
     model, facts = load_restorer()
     photographs = load_frames(choice.given, align, names=choice.names, tick=tick)
     self.advance(.25, 'Looking for lamps, shadows and things in the way')
-    plan, H = plan_frames(model, photographs), photographs.size[0]
+    plan, H, self.doubt = plan_frames(model, photographs), photographs.size[0], strangers(photographs)
     for strip in restored_strips(model, photographs, plan, rows=-(-H//8), cut=facts.get('threshold', .5)):
         strips.append(strip)
         self.advance(.5 + .5*len(strips)/8, 'Taking them off')
@@ -310,6 +313,7 @@ def report(self:RestoreApp)->str:
     (T, H, W), dropped = found.frames.shape[2:], [m.name for m in found.matches if m.status == 'dropped']
     said = f'{T} photograph{"s"*(T > 1)} of {W}×{H} pixels restored.'
     if dropped: said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
+    if self.doubt: said += f' {self.doubt}.'
     if found.hidden: said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
     return said
 
@@ -318,11 +322,10 @@ def packed(
     restored:Restored
 )->bytes: # a zip: source, confidence, and a folder for each kind of layer
     "All layers as PNG."
-    stems = [f'{t + 1:02d}-' + re.sub(r'[^\w.-]+', '_', Path(str(name)).stem) for t, name in enumerate(restored.names)]
-    content = io.BytesIO()
+    stems, content = safe_stems(restored.names), io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
         for name in ('source', 'confidence'): archive.writestr(f'{name}.png', png_bytes(getattr(restored, name)[0]))
-        for name in ('shadow', 'light', 'occlusion_mask', 'occlusion_rgb'):
+        for name in PER_FRAME:
             for stem, picture in zip(stems, getattr(restored, name)[0].unbind(1)): archive.writestr(f'{name}/{stem}.png', png_bytes(picture))
     return content.getvalue()
 
@@ -342,7 +345,7 @@ def download(self:RestoreApp, button):
 
 # %% ../nbs/62_restore_app.ipynb #cell-030
 def restore_app(
-    frames=None # photographs as `htcv.restore.restore` takes them; they can also be uploaded, up to about 10 MB at once
+    frames=None # photographs as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
 ): # `VBox`; its attribute `app` is the `RestoreApp`
     "Choose or upload photographs, restore them, compare, light them again, download."
     app = RestoreApp(frames)
