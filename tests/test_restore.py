@@ -406,7 +406,7 @@ def test_several_processes_share_the_work(album):
     "Two commands at once, one of them with two processes: every folder is done by exactly one."
     call = [sys.executable, '-c', 'import sys; from htcv.restore_command import htcv_restore; sys.exit(htcv_restore())', 'album', '--each', '--out', 'out', '--no-layers']
     both = [subprocess.Popen(call + more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for more in ([], ['--jobs', '2'])]
-    said = [process.communicate(timeout=300)[0] for process in both]
+    said = [process.communicate(timeout=900)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     counts = [int(part.split()[0]) for text in said for part in text.strip().split(', ') if part.endswith('restored')]
     assert sum(counts) == 3, said
