@@ -154,8 +154,9 @@ def scene_data(
 )->tuple: # (training, validation) sets, as `htcv.training.train` wants them
     "Both generators, mixed, over photographs, paintings and drawn pictures."
     home = Path(home)
-    files = sorted((home/'rendered-pool').glob('*.npz'), key=lambda p: int(p.stem))
-    if len(files) < 2: raise FileNotFoundError(f'{home}/rendered-pool holds {len(files)} files: run scripts/render_pool.py')
+    pool = home/'rendered-pool'
+    files = sorted((p for p in pool.glob('*.npz') if (pool/f'{p.stem}-black.npz').exists()), key=lambda p: int(p.stem))
+    if len(files) < 2: raise FileNotFoundError(f'{pool} holds {len(files)} scenes: run scripts/render_pool.py')
     kept = max(1, len(files)//10)
     banks = {}
     if 'drawn' in generators: banks['drawn'] = drawn_scenes(drawn, size, seed=('train', seed))
@@ -176,6 +177,7 @@ ABLATIONS = {                                  # name -> what differs: configura
     'drawn scenes only': dict(generators=('drawn',)),
     'rendered scenes only': dict(generators=('rendered',)),
     'Video Swin (compact)': dict(preset='compact'),
+    'varnish counted as paint': dict(varnish=False),
     'no second look': dict(config=dict(look_again=False)),
     'no correction of the rims': dict(config=dict(refine=False)),
     'pseudo-labels': dict(labels='pseudo'),

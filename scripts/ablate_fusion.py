@@ -1,6 +1,6 @@
 """Short runs of the small fusion network, one for each idea, scored on validation and on the benchmark (chapter 43).
 
-    ablate_fusion.py [--steps 250] [NAME ...]     each into results/43_ablation-*.json; what is there is kept
+    ablate_fusion.py [--steps 500] [NAME ...]     each into results/43_ablation-*.json; what is there is kept
 
 Needs what train_fusion.py needs.
 """
@@ -38,7 +38,7 @@ def equal_time(stage, preset, settings, data, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(ABLATIONS))
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = Settings(preset="", size=128, n_frames=6, batch_size=4, pool=400, validation=40, epoch=100)
@@ -48,7 +48,7 @@ def main():
         what = ABLATIONS[name]
         stage, preset = ablation_stage(name, options.steps)
         if (artefact_folder("results")/f"43_{stage.name}.json").exists(): continue
-        data = shared[0].like(n_frames=6, generators=what.get("generators"), augment=what.get("augment", True)), shared[1].like(length=8, n_frames=6)
+        data = shared[0].like(n_frames=6, generators=what.get("generators"), augment=what.get("augment", True), varnish=what.get("varnish", True)), shared[1].like(length=8, n_frames=6)
         began = time.time()
         if "preset" in what: stage = replace(stage, steps=equal_time(stage, preset, settings, data, options.steps))
         model = train(stage, Settings(**(vars(settings) | dict(preset=preset))), data, folder=ROOT/"runs"/"ablation")

@@ -75,7 +75,7 @@ def main(presets):
                                recipe=json.dumps(record["stage"]), data=record["data"], commit=commit)
         lines += [f"## `{preset}`", "",
                   f"- {sum(count_parameters(model).values())/1e6:.2f} million parameters, half floats, {path.stat().st_size/1e6:.1f} MB",
-                  *[f"- stage `{r['stage']['name']}`: {r['stage']['steps']} steps of {r['settings']['batch_size']} sequences, one-cycle to {r['stage']['learning_rate']:g}, {r['seconds']/60:.0f} minutes on one shared core" for r in (first, record)],
+                  *[f"- stage `{r['stage']['name']}`: {r['stage']['steps']} steps of {r['settings']['batch_size']} sequences, one-cycle to {r['stage']['learning_rate']:g}, {r['seconds']/60:.0f} minutes on one shared core" + (f"; {r['note']}" if "note" in r else "") for r in (first, record)],
                   f"- seed {record['settings']['seed']}, code at commit {commit}, data {record['data']}",
                   f"- threshold {cut} of the mask: the highest pooled IoU ({overlap:.3f}) on {len(items)} validation sequences",
                   "- validation means: " + ", ".join(f"{key.replace('_', ' ')} {value:.{1 if 'psnr' in key else 3}f}" for key, value in mean.items()), ""]
