@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAPS', 'FusionConfig', 'expose', 'filmic_to_linear', 'clip_gently', 'pooled', 'SetBlock', 'Gathering', 'SetUNet',
-           'Reading', 'read', 'resized', 'working_size', 'delit', 'blend', 'FusionPrediction', 'Fusion', 'Plan',
-           'enlarged', 'lighting', 'confidence']
+           'PerPixel', 'Reading', 'read', 'resized', 'working_size', 'delit', 'blend', 'FusionPrediction', 'Fusion',
+           'Plan', 'enlarged', 'lighting', 'confidence']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import math
@@ -164,7 +164,15 @@ class SetUNet(nn.Module):
             x = layer(x, n_frames)
         return x, common
 
-# %% ../nbs/41_fusion.ipynb #cell-017
+# %% ../nbs/41_fusion.ipynb #cell-016
+class PerPixel(nn.Linear):
+    "The same linear map at every pixel: a convolution of size one, as one product of matrices."
+    def forward(self,
+        x:Tensor # (B,C,N)
+    )->Tensor: # (B,C',N)
+        return torch.bmm(self.weight.expand(len(x), -1, -1), x).add_(self.bias[:, None])
+
+# %% ../nbs/41_fusion.ipynb #cell-019
 MAPS = dict(stops=3, shading=3, gloss=3, weight=3, mask=1, alpha=1) # what is said of each frame -> channels
 
 @dataclass
@@ -191,7 +199,7 @@ def read(
     maps['mask'] = maps['mask'] - 2
     return Reading(**maps)
 
-# %% ../nbs/41_fusion.ipynb #cell-019
+# %% ../nbs/41_fusion.ipynb #cell-021
 def resized(
     x:Tensor,   # (B,C,T,H,W)
     size:tuple, # (h,w)
@@ -211,7 +219,7 @@ def working_size(
     scale = side/max(size)
     return tuple(max(16, 2*round(n*scale/2)) for n in size)
 
-# %% ../nbs/41_fusion.ipynb #cell-022
+# %% ../nbs/41_fusion.ipynb #cell-024
 def delit(
     frames:Tensor,   # (B,3,T,H,W)
     reading:Reading, # of the same size
@@ -220,7 +228,7 @@ def delit(
     "Every frame with its light taken off."
     return expose(frames, -(reading.stops + reading.shading), curve, less=reading.gloss*reading.shading.exp2())
 
-# %% ../nbs/41_fusion.ipynb #cell-023
+# %% ../nbs/41_fusion.ipynb #cell-025
 def blend(
     frames:Tensor,     # (B,3,T,H,W)
     reading:Reading,   # of the same size
@@ -233,7 +241,7 @@ def blend(
     weights = (reading.weight - cost).softmax(2)
     return (weights*views).sum(2), weights
 
-# %% ../nbs/41_fusion.ipynb #cell-026
+# %% ../nbs/41_fusion.ipynb #cell-028
 @dataclass
 class FusionPrediction(Prediction):
     "All five layers, and what only this model knows."
@@ -248,7 +256,7 @@ class FusionPrediction(Prediction):
         "All five layers, and the opacity."
         return replace(super().layers(), alpha=self.alpha)
 
-# %% ../nbs/41_fusion.ipynb #cell-027
+# %% ../nbs/41_fusion.ipynb #cell-029
 class Fusion(nn.Module):
     "Frames to layers, by lighting, masks and weights that are found on small frames."
     def __init__(self,
@@ -268,7 +276,7 @@ class Fusion(nn.Module):
         self.painter = nn.Sequential(nn.Conv2d(2*width + 12, 2*width, 3, padding=1), nn.ReLU(),
                                      nn.Conv2d(2*width, width, 3, padding=1), nn.ReLU(),
                                      nn.Conv2d(width, 4*6, 3, padding=1))
-        self.rim = nn.Sequential(nn.Conv3d(11, 24, 1), nn.ReLU(), nn.Conv3d(24, 24, 1), nn.ReLU(), nn.Conv3d(24, 1, 1))
+        self.rim = nn.Sequential(PerPixel(11, 24), nn.ReLU(True), PerPixel(24, 24), nn.ReLU(True), PerPixel(24, 1))
         for layer in (self.maps, self.fine, self.painter[-1], self.camera[-1], self.rim[-1]):
             layer.weight.data.mul_(.1); nn.init.zeros_(layer.bias)
 
@@ -278,7 +286,7 @@ class Fusion(nn.Module):
         if self.config.look_again: heads.extend([self.again, self.block])
         return dict(encoder=self.net, source=self.painter, light_shadow=heads, occlusion=nn.ModuleList())
 
-# %% ../nbs/41_fusion.ipynb #cell-028
+# %% ../nbs/41_fusion.ipynb #cell-030
 @patch
 def half_precision(self:Fusion, x:Tensor):
     "Convolutions in bfloat16 while training: twice as fast on processors and cards that know it; never for a result."
@@ -306,7 +314,7 @@ def aim(self:Fusion,
     curve = torch.stack([camera[:, 0].sigmoid(), 1.2 + 1.4*camera[:, 1].sigmoid()], 1)
     return curve, camera[:, 2:, None, None, None]
 
-# %% ../nbs/41_fusion.ipynb #cell-029
+# %% ../nbs/41_fusion.ipynb #cell-031
 @patch
 def look(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
@@ -329,15 +337,15 @@ def look(self:Fusion,
 @patch
 def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tensor, curve:Tensor)->Tensor:
     "Features that also know the first source, and what each frame shows beyond it."
-    still = first.unsqueeze(2).expand_as(frames)
+    still = first.unsqueeze(2)
     made = expose(still, coarse.stops + coarse.shading, curve, more=coarse.gloss*coarse.shading.exp2())
-    news = torch.cat([2*still - 1, 4*(frames - made), .3*coarse.stops, .3*coarse.shading, coarse.mask.sigmoid()], dim=1)
+    news = torch.cat([2*still.expand_as(frames) - 1, 4*(frames - made), .3*coarse.stops, .3*coarse.shading, coarse.mask.sigmoid()], dim=1)
     news = rearrange(news, 'b c t h w -> (b t) c h w')
     with self.half_precision(frames):
         x = features + F.relu(self.again(torch.cat([features, news.to(features.dtype)], dim=1)))
         return self.block(x, frames.shape[2])
 
-# %% ../nbs/41_fusion.ipynb #cell-030
+# %% ../nbs/41_fusion.ipynb #cell-032
 @patch
 def paint(self:Fusion,
     source:Tensor,   # (B,3,h,w), the blend at the working size
@@ -351,7 +359,7 @@ def paint(self:Fusion,
         change = F.pixel_shuffle(self.painter(x), 2)
     return change.float().chunk(2, dim=1)
 
-# %% ../nbs/41_fusion.ipynb #cell-031
+# %% ../nbs/41_fusion.ipynb #cell-033
 @dataclass
 class Plan:
     "All that is found at the working size (h,w); `Fusion.carry_out` applies it to frames of any size."
@@ -377,18 +385,20 @@ def plan(self:Fusion,
     if self.config.residual or not self.config.blend: gain, more = self.paint(source, features, frames.shape[2])
     return Plan(reading, curve, gain, more, first, (source, weights, views))
 
-# %% ../nbs/41_fusion.ipynb #cell-033
+# %% ../nbs/41_fusion.ipynb #cell-035
 def enlarged(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
     box:tuple=None, # (top, left, rows, columns) of the part that is wanted; None: all of it
 )->Tensor: # (...,rows,columns)
     "Bilinear, like `F.interpolate`, but of one tile: tiles fit together without a seam."
-    if min(size[0] - x.shape[-2], size[1] - x.shape[-1]) < 0: # smaller: smoothed first, so no tiles
-        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear', antialias=True)
-        whole, (top, left, rows, columns) = whole[0].unflatten(0, x.shape[:-2]), box or (0, 0, *size)
-        return whole[..., top:top + rows, left:left + columns]
-    for axis, (start, n) in zip((-2, -1), ((0, size[0]), (0, size[1])) if box is None else ((box[0], box[2]), (box[1], box[3]))):
+    top, left, rows, columns = box = tuple(box or (0, 0, *size))
+    shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1] # smoothed first, so as a whole
+    if tuple(x.shape[-2:]) == box[2:] == tuple(size): return x
+    if shrinks or box == (0, 0, *size):
+        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear', antialias=shrinks)[0]
+        return whole.unflatten(0, x.shape[:-2])[..., top:top + rows, left:left + columns]
+    for axis, (start, n) in zip((-2, -1), ((top, rows), (left, columns))):
         if n == x.shape[axis] == size[axis]: continue
         at = ((torch.arange(start, start + n, device=x.device) + .5)*x.shape[axis]/size[axis] - .5).clamp(0, x.shape[axis] - 1)
         low = at.long()
@@ -397,7 +407,7 @@ def enlarged(
         x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
     return x
 
-# %% ../nbs/41_fusion.ipynb #cell-036
+# %% ../nbs/41_fusion.ipynb #cell-038
 @patch
 def refined(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W)
@@ -407,13 +417,14 @@ def refined(self:Fusion,
 )->Tensor: # (B,1,T,H,W) logits of the mask
     "The enlarged mask, corrected pixel by pixel where frame and recomposition differ."
     with torch.no_grad(): # the mask learns from the difference; the source must not bend to suit the mask
-        still = source.unsqueeze(2).expand_as(frames)
-        off = frames - expose(still, reading.stops + reading.shading, curve, more=reading.gloss*reading.shading.exp2())
+        off = frames - expose(source.unsqueeze(2), reading.stops + reading.shading, curve, more=reading.gloss*reading.shading.exp2())
         seen = torch.cat([4*off, 4*off.abs(), off.abs().amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames], 1)
-    with self.half_precision(frames): change = self.rim(torch.cat([reading.mask/4, seen], 1))
-    return reading.mask + change.float()
+    x = torch.cat([reading.mask/4, seen], 1).flatten(2)
+    with self.half_precision(frames): # in pieces that fit a processor's cache
+        change = torch.cat([self.rim(piece) for piece in x.split(2**14, -1)], -1)
+    return reading.mask + change.float().view_as(reading.mask)
 
-# %% ../nbs/41_fusion.ipynb #cell-037
+# %% ../nbs/41_fusion.ipynb #cell-039
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
@@ -450,19 +461,19 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-038
+# %% ../nbs/41_fusion.ipynb #cell-040
 def lighting(
     source:Tensor,   # (B,3,H,W)
     reading:Reading, # maps (B,C,T,H,W)
     curve:Tensor,    # (B,2)
 )->tuple[Tensor, Tensor]: # shadow and light (B,3,T,H,W)
     "The convention's shadow and light, from the source under the lamps with and without the objects' shadows."
-    still, share = source.unsqueeze(2).expand_as(reading.stops), reading.shading.exp2()
+    still, share = source.unsqueeze(2), reading.shading.exp2()
     bare = expose(still, reading.stops, curve, more=reading.gloss)
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-039
+# %% ../nbs/41_fusion.ipynb #cell-041
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
@@ -473,7 +484,7 @@ def confidence(
     drowned = ((frames < 1/255) & (stops < -1)).all(1, keepdim=True)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-042
+# %% ../nbs/41_fusion.ipynb #cell-044
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1, norm_groups=8, side=96)})
