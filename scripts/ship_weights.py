@@ -35,7 +35,7 @@ def validation():
 @torch.no_grad()
 def best_cut(model, items):
     "The threshold of the highest pooled IoU, and that IoU."
-    counts = torch.zeros(len(CUTS), 4)
+    counts = torch.zeros(len(CUTS), 3)
     for item in items:
         mask = model(item["frames"][None]).occlusion_mask
         for i, cut in enumerate(CUTS): counts[i] += mask_counts(mask, item["occlusion_mask"][None], cut)[0].float()
