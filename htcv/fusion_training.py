@@ -204,6 +204,7 @@ def ablation_stage(
 def score_model(
     model,     # of any family
     sequences, # items as `HungScenes` gives them, or `Case`-like dicts of tensors without batch dimension
+    threshold:float=.5, # of the mask
 )->list: # one dict of scores for each
     "Source, lighting and masks of each sequence, judged by its exact layers."
     rows = []
@@ -212,6 +213,6 @@ def score_model(
         truth = Layers(*[batch[name] for name in LAYERS])
         seen = model.eval()(batch['frames'])
         scores = (score_source(seen.source, truth.source) | score_lighting(seen.shadow, seen.light, truth)
-                  | score_masks(seen.occlusion_mask, truth.occlusion_mask))
+                  | score_masks(seen.occlusion_mask, truth.occlusion_mask, threshold))
         rows += per_sequence(scores)
     return rows
