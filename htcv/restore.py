@@ -24,7 +24,7 @@ from .fusion import Plan, blend, confidence, enlarged, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
 from .scoring import weights_facts
 
-# %% ../nbs/60_restore.ipynb #cell-007
+# %% ../nbs/60_restore.ipynb #cell-009
 @dataclass
 class Restored(Layers):
     "The layers of one sequence of photographs, and how far they can be believed."
@@ -54,7 +54,7 @@ class Restored(Layers):
         "How far each frame is from what its layers compose."
         return (compose(self, mode='soft') - self.frames).abs().mean((0, 1, 3, 4)).tolist()
 
-# %% ../nbs/60_restore.ipynb #cell-009
+# %% ../nbs/60_restore.ipynb #cell-011
 def as_array(
     picture,  # array (H,W,3) or (H,W), or tensor (3,H,W): uint8, uint16, or float in [0,1]
     name:str, # for the message
@@ -73,7 +73,7 @@ def as_array(
         raise ValueError(f'{printable(name)} spans {array.min():.4g} to {array.max():.4g}, outside [0, 1]: divide 8-bit values by 255')
     return array.astype(np.float32).clip(0, 1)
 
-# %% ../nbs/60_restore.ipynb #cell-010
+# %% ../nbs/60_restore.ipynb #cell-012
 def _pictures(frames)->list:
     "A stack, taken apart into frames."
     if isinstance(frames, Tensor):
@@ -85,7 +85,7 @@ def _pictures(frames)->list:
     elif not isinstance(frames, (list, tuple)): raise TypeError(f'frames must be a folder, or a list of files or arrays, or a tensor; got {type(frames).__name__}')
     return list(frames)
 
-# %% ../nbs/60_restore.ipynb #cell-011
+# %% ../nbs/60_restore.ipynb #cell-013
 def load_frames(
     frames,                      # folder, files, arrays or tensor, as for `restore`
     align:bool=False,            # lay hand-held shots on each other
@@ -116,7 +116,7 @@ def load_frames(
     if min(found.size) < SMALLEST: raise ValueError(f'frames must be at least {SMALLEST}×{SMALLEST} pixels; got {found.size}')
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-012
+# %% ../nbs/60_restore.ipynb #cell-014
 def _stacked(arrays:list, names:list)->np.ndarray:
     "Arrays of one size as one."
     for array, name in zip(arrays, names):
@@ -125,7 +125,7 @@ def _stacked(arrays:list, names:list)->np.ndarray:
     if len({array.dtype for array in arrays}) == 1: return np.stack(arrays)
     return np.stack([a.astype(np.float32)/(np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1) for a in arrays])
 
-# %% ../nbs/60_restore.ipynb #cell-015
+# %% ../nbs/60_restore.ipynb #cell-017
 FADE = 8 # pixels of the working size over which a frame fades in from its border
 
 def fading(
@@ -153,12 +153,12 @@ def plan_frames(
     views = plan.small[2]
     return replace(plan, small=(*blend(small, plan.reading, views, model.habits), views))
 
-# %% ../nbs/60_restore.ipynb #cell-018
+# %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
 GREY = .5            # of what is left out
 STRIP = 1_500_000    # pixels of all frames together in one strip: about 700 MB
 
-# %% ../nbs/60_restore.ipynb #cell-019
+# %% ../nbs/60_restore.ipynb #cell-021
 @torch.no_grad()
 def restored_strip(
     model:nn.Module,          # a `Fusion`
@@ -185,7 +185,7 @@ def restored_strip(
     source = layers.source if fill == 'model' else layers.source.where(sure > 0, GREY)
     return Restored(source, layers.shadow, layers.light.clamp(0, 1), mask, layers.occlusion_rgb, alpha, sure, x, photographs.names, photographs.matches, cut).to('cpu')
 
-# %% ../nbs/60_restore.ipynb #cell-020
+# %% ../nbs/60_restore.ipynb #cell-022
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
@@ -200,7 +200,7 @@ def restored_strips(
     for top in tqdm(range(0, H, rows), 'restoring', disable=None if progress else True, unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
-# %% ../nbs/60_restore.ipynb #cell-021
+# %% ../nbs/60_restore.ipynb #cell-023
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, `fusion`, `fusion-small`, or a model; None: those in the package
     device:str='cpu',                     # where it runs
@@ -228,7 +228,7 @@ def strangers(
     strange = [f'{printable(name)} ({value:.2f})' for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
     return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
 
-# %% ../nbs/60_restore.ipynb #cell-022
+# %% ../nbs/60_restore.ipynb #cell-024
 def restore(
     frames,                               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     align:bool=False,                     # lay hand-held shots on each other first
@@ -254,7 +254,7 @@ def restore(
                                    f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-023
+# %% ../nbs/60_restore.ipynb #cell-025
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

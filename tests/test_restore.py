@@ -167,7 +167,7 @@ def test_strips_are_the_whole(large):
     whole, = restored_strips(model, photographs, plan, rows=10_000)
     for name in ('source', 'shadow', 'light', 'occlusion_mask', 'confidence'):
         tiled = torch.cat([getattr(strip, name) for strip in restored_strips(model, photographs, plan, rows=29)], -2)
-        assert (tiled - getattr(whole, name)).abs().max() < 1e-5, name
+        assert (tiled - getattr(whole, name)).abs().max() < 1e-4, name
 
 
 # --- hand-held
