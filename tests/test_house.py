@@ -4,6 +4,8 @@ import ast, json, re, subprocess, sys
 import pytest
 import yaml
 
+from htcv.plots import SCALES
+
 REPORT = "3-Advanced_Decomposition_Learning"
 REPORT_FIGURES = {  # the report's own paths -> the notebook that makes them
     f"{REPORT}/Occ_input_and_target": "30_occlusion_pseudo_labels",
@@ -115,8 +117,10 @@ def test_results_say_how_they_were_made(root):
         record = json.loads(path.read_text())
         missing = {"name", "scale", "seed", "commit", "config", "metrics"} - set(record)
         assert not missing, f"{path.name} lacks {missing}"
-        assert record["name"] == path.stem
-        assert record["scale"] == ("cpu" if path.parent.name == "results" else path.parent.name)
+        folder, *inner = path.relative_to(root/"results").with_suffix("").parts  # a scale's own folder, or part of the name
+        scale = folder if inner and folder in SCALES else "cpu"
+        assert record["name"] == "/".join(inner if scale != "cpu" else (folder, *inner)), path
+        assert record["scale"] == scale
         assert isinstance(record["seed"], int) and isinstance(record["config"], dict) and record["metrics"]
         assert "NaN" not in path.read_text() and "Infinity" not in path.read_text(), f"{path.name} is not JSON to others"
 
