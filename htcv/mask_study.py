@@ -341,8 +341,8 @@ def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each 
 def checked_runs()->dict: # what it checks -> `MaskRun`
     "The conclusions, to be checked at a larger size and with twice the steps."
     runs = {'no regularisation': MaskRun(), 'labels, weak': MaskRun(label_weight=.1), 'labels, strong': MaskRun(label_weight=10.),
-            'version 1, λ = 0.03': MaskRun(decay=.03), 'version 1, λ = 0.1': MaskRun(decay=.1),
-            'version 2, true source': MaskRun('target', decay=.1), 'version 2': MaskRun('predicted', decay=.06),
+            'version 1, λ = 0.045': MaskRun(decay=.045), 'version 1, λ = 0.1': MaskRun(decay=.1),
+            'version 2, true source': MaskRun('target', decay=.08), 'version 2': MaskRun('predicted', decay=.06),
             'version 2, straight-through': MaskRun('predicted', 'straight_through', decay=.06),
             'version 2 with labels': MaskRun('predicted', decay=.06, label_weight=1.), 'exact X': MaskRun('exact', decay=.06)}
     return {name: replace(run, steps=300) for name, run in runs.items()}

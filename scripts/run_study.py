@@ -7,13 +7,14 @@ A seed's stages (weights up to the mask, chapters 10 to 31) and the answers of a
 are missing, below runs/study/. Killed at any time, it goes on where it was.
 """
 import argparse, os, time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["HTCV_SCALE"] = "cpu"  # what the studies are made at, and where their results lie
 HELD_OUT, WATCHED = 16, 8
 
 
@@ -25,14 +26,14 @@ def settings_of(size, seed):
     return default_settings(size=size, seed=seed)
 
 
-def prepare(size, seed):
+def prepare(size, seed, starts):
     "The stages and the frozen answers of a seed, on disk."
     import torch
     from safetensors.torch import save_file
-    from htcv.mask_study import STARTS, study_data, warm_start
+    from htcv.mask_study import study_data, warm_start
     torch.set_num_threads(1)
     folder, settings = place(size, seed), settings_of(size, seed)
-    for start in STARTS: warm_start(start, settings, folder)
+    for start in starts: warm_start(start, settings, folder)
     parts = {"train": settings.pool, "validation": settings.validation, "held out": HELD_OUT}
     for name, length in parts.items():
         path = folder/f"{name}.safetensors"
@@ -55,7 +56,7 @@ def work(size, seed, run):
     from htcv.mask_study import has_bfloat16, score_run, study_folder, train_mask, warm_start, watcher
     from htcv.plots import save_results
     path = study_folder(size, seed)/f"{run.name}.json"
-    if path.exists(): return
+    if path.exists(): return path.stem, seed, "is there"
     torch.set_num_threads(1)
     settings, data, fast, began = settings_of(size, seed), data_of(size, seed), has_bfloat16(), time.time()
     model, course = warm_start(run.start, settings, place(size, seed)), []
@@ -86,9 +87,9 @@ def main():
         missing = [run for run in runs.values() if not (study_folder(options.size, seed)/f"{run.name}.json").exists()]
         print(f"{options.size} pixels, seed {seed}: {len(missing)} of {len(runs)} runs are missing", flush=True)
         if options.dry_run or not missing: continue
-        prepare(options.size, seed)
+        prepare(options.size, seed, {run.start for run in missing} | {"fresh"})
         with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for done in [pool.submit(work, options.size, seed, run) for run in missing]: print(*done.result(), flush=True)
+            for done in as_completed([pool.submit(work, options.size, seed, run) for run in missing]): print(*done.result(), flush=True)
 
 
 if __name__ == "__main__": main()
