@@ -31,12 +31,12 @@ from .training import Settings, SyntheticPool, train
 PICTURES = ('pseudo', 'target', 'predicted', 'exact') # X below the occluders
 LABELS = ('difference', 'ratio', 'exact')             # what the mask may be told
 WEIGHTINGS = ('batch', 'data', 'none', 'focal')       # of the few positives among many negatives
-STARTS = ('mask', 'exact', 'fresh')                   # the head before the run: §3.2.1, likewise from exact masks, untrained
+STARTS = ('mask', 'exact', 'fresh') # the head before: after §3.2.1, likewise from exact masks, untrained
 
 @dataclass(frozen=True)
 class MaskRun:
     "What one run of the occlusion head is told, and what its mask costs."
-    picture:str='pseudo'         # one of `PICTURES`; pseudo is version 1, target and predicted are version 2
+    picture:str='pseudo'         # one of `PICTURES`: version 1 is pseudo, version 2 target or predicted
     mode:str='soft'              # ⊕, see `reconstruct`
     rgb:float=1.                 # weight of the recomposition; 0 trains the mask alone, as §3.2.1
     decay:float=0.               # λ_d
@@ -60,7 +60,8 @@ class MaskRun:
         parts = [f'{self.picture}-{self.mode}'] if self.rgb else ['mask']
         if self.decay: parts.append(f'decay-{self.decay:g}' + '-logit'*(self.decay_on == 'logit'))
         if self.label_weight:
-            parts.append(f'{self.labels}-{self.label_weight:g}' + f'-{self.weighting}'*(self.weighting != 'batch'))
+            parts.append(f'{self.labels}-{self.label_weight:g}'
+                         + f'-{self.weighting}'*(self.weighting != 'batch'))
         if self.start != 'mask': parts.append(self.start)
         if self.steps != 150: parts.append(f'{self.steps}-steps')
         return '_'.join(parts)
@@ -93,7 +94,8 @@ def study_data(
     name:str,          # `train`, `validation` or `held out`; with the seed it says which sequences
 )->dict: # as `frozen_answers`
     "Synthetic sequences with the answers of all that is frozen, a few at a time."
-    pool = SyntheticPool(length, settings.n_frames, settings.size, seed=(name, settings.seed), augment=False)
+    pool = SyntheticPool(length, settings.n_frames, settings.size, seed=(name, settings.seed),
+                         augment=False)
     parts = [frozen_answers(model, {key: x[i:i + 4] for key, x in pool.tensors.items()})
              for i in range(0, length, 4)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -119,7 +121,8 @@ def label_loss(
     "What it costs to leave the labels, in four weightings."
     if weighting == 'focal': return focal_loss(logit, target)
     if weighting == 'data':
-        return F.binary_cross_entropy_with_logits(logit, target, pos_weight=logit.new_tensor(data_weight))
+        return F.binary_cross_entropy_with_logits(logit, target,
+                                                  pos_weight=logit.new_tensor(data_weight))
     return binary_mask_loss(logit, target, weighted=weighting == 'batch')
 
 # %% ../nbs/33_mask_study.ipynb #cell-015
@@ -191,7 +194,8 @@ def train_mask(
     "One run of the occlusion head."
     head, losses = model.occlusion, []
     optimizer = torch.optim.Adam(head.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, run.steps) + 1,
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate,
+                                                   total_steps=max(2, run.steps) + 1,
                                                    pct_start=.15, cycle_momentum=False)
     target = data[f'label {run.labels}']
     weight = float((target == 0).sum()/(target > 0).sum().clamp(min=1))
@@ -229,15 +233,19 @@ def score_run(
     mask, rgb = answers_of(model, data, fast)
     cut = best_threshold(answers_of(model, validation, fast)[0], validation['label exact'].float())
     label = mask_counts(mask, data['label difference'].float())
-    columns = dict(zip(COUNTS, mask_counts(mask, truth).T)) | dict(zip(TUNED.values(), mask_counts(mask, truth, cut).T))
+    columns = dict(zip(COUNTS, mask_counts(mask, truth).T))
+    columns |= dict(zip(TUNED.values(), mask_counts(mask, truth, cut).T))
     columns |= {f'label_{name}': x for name, x in zip(COUNTS, label.T)}
     frames, picture = data['frames'].float(), data[f'picture {run.picture}'].float()
     again = torch.where(mask < .5, picture, rgb)
-    columns |= dict(coverage=(mask >= .5).float().mean((1, 2, 3, 4)), true_coverage=truth.mean((1, 2, 3, 4)),
+    columns |= dict(coverage=(mask >= .5).float().mean((1, 2, 3, 4)),
+                    true_coverage=truth.mean((1, 2, 3, 4)),
                     rgb_mae=mae(rgb, frames), hidden_rgb_mae=mae(rgb, frames, truth),
-                    picture_mae=mae(picture, frames, 1 - truth), reconstruction_mae=mae(again, frames),
+                    picture_mae=mae(picture, frames, 1 - truth),
+                    reconstruction_mae=mae(again, frames),
                     average_precision=average_precision(mask, truth))
-    return {name: [round(x, 5) for x in column.tolist()] for name, column in columns.items()} | dict(cut=cut)
+    rounded = {name: [round(x, 5) for x in column.tolist()] for name, column in columns.items()}
+    return rounded | dict(cut=cut)
 
 # %% ../nbs/33_mask_study.ipynb #cell-024
 def watcher(
@@ -245,14 +253,15 @@ def watcher(
     course:list,        # filled with a dict for each look
     fast:bool=False,    # in bfloat16
 ):
-    "A `watch` for `train_mask`: coverage, distance of the colour to the frame, IoU with truth and label."
+    "A `watch` for `train_mask`: coverage, distance of colour and frame, IoU with truth and label."
     truth, label = data['label exact'].float(), data['label difference'].float()
     def ratio(mask, target): return float(_pooled('iou', mask_counts(mask, target).sum(0).double()))
     def watch(step, model):
         mask, rgb = answers_of(model, data, fast)
         course.append(dict(step=step, coverage=round((mask >= .5).float().mean().item(), 5),
                            rgb_mae=round(mae(rgb, data['frames'].float()).mean().item(), 5),
-                           iou=round(ratio(mask, truth), 5), label_iou=round(ratio(mask, label), 5)))
+                           iou=round(ratio(mask, truth), 5),
+                           label_iou=round(ratio(mask, label), 5)))
     return watch
 
 def _pooled(name:str, counts): # (...,3) arrays or tensors -> (...)
@@ -272,12 +281,15 @@ def study_value(
     "A score over seeds and sequences, with its two-level bootstrap interval."
     if minus is not None and len(minus) != len(runs):
         raise ValueError(f'{len(runs)} seeds cannot be compared with {len(minus)}')
-    def of(draws): return _drawn(runs, name, draws, tuned) - (0 if minus is None else _drawn(minus, name, draws, tuned))
+    def of(draws):
+        other = 0 if minus is None else _drawn(minus, name, draws, tuned)
+        return _drawn(runs, name, draws, tuned) - other
     rng, n = np.random.default_rng(0), len(runs[0]['true_coverage'])
     seeds = rng.integers(len(runs), size=(samples, len(runs)))
     draws = seeds[..., None]*n + rng.integers(n, size=(samples, len(runs), n))
     every = np.arange(len(runs)*n)[None]
-    return float(of(every)[0]), *np.nanquantile(of(draws.reshape(samples, -1)), [(1 - level)/2, (1 + level)/2]).tolist()
+    drawn, tail = of(draws.reshape(samples, -1)), (1 - level)/2
+    return float(of(every)[0]), *np.nanquantile(drawn, [tail, 1 - tail]).tolist()
 
 def _drawn(runs:list, name:str, draws:np.ndarray, tuned:bool)->np.ndarray: # (draws,)
     "The score of drawn sequences."
@@ -318,18 +330,22 @@ def study_runs()->dict: # question -> key, mostly a λ -> `MaskRun`
     runs['logit decay, pseudo'] = {x: MaskRun(decay=x, decay_on='logit') for x in LOGIT_DECAYS}
     for picture in PICTURES[1:]:
         runs[f'decay, {picture}'] = {x: MaskRun(picture, decay=x) for x in FEW_DECAYS}
-    runs['decay, predicted, straight_through'] = {x: MaskRun('predicted', 'straight_through', decay=x) for x in FEW_DECAYS}
+    through = dict(picture='predicted', mode='straight_through')
+    runs['decay, predicted, straight_through'] = {x: MaskRun(decay=x, **through)
+                                                  for x in FEW_DECAYS}
     runs['decay, predicted, hard'] = {x: MaskRun('predicted', 'hard', decay=x) for x in (.01, .1)}
-    runs['labels, straight_through'] = {x: MaskRun(mode='straight_through', label_weight=x) for x in HALF_DECADES[2::2]}
+    runs['labels, straight_through'] = {x: MaskRun(mode='straight_through', label_weight=x)
+                                        for x in HALF_DECADES[2::2]}
     runs['labels, hard'] = {x: MaskRun(mode='hard', label_weight=x) for x in HALF_DECADES[2::2]}
     for labels in LABELS:
         alone = dict(rgb=0., label_weight=1., labels=labels, start='fresh')
         runs[f'weighting, {labels}'] = {x: MaskRun(weighting=x, **alone) for x in WEIGHTINGS}
     for picture in ('predicted', 'exact'):
-        for mode in ('soft', 'hard'): runs[f'teachers, {picture}, {mode}'] = _teachers(picture, mode)
+        for mode in ('soft', 'hard'):
+            runs[f'teachers, {picture}, {mode}'] = _teachers(picture, mode)
     return runs
 
-def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each with those before the warm start
+def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each, warm start included
     "Who teaches the mask: nobody, the report's labels or exact masks, throughout or only at first."
     shared = dict(picture=picture, mode=mode, decay=.06)  # what validation chose for soft ⊕
     return {'none': MaskRun(start='fresh', steps=300, **shared),
@@ -340,11 +356,14 @@ def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each 
 
 def checked_runs()->dict: # what it checks -> `MaskRun`
     "The conclusions, to be checked at a larger size and with twice the steps."
-    runs = {'no regularisation': MaskRun(), 'labels, weak': MaskRun(label_weight=.1), 'labels, strong': MaskRun(label_weight=10.),
+    runs = {'no regularisation': MaskRun(), 'labels, weak': MaskRun(label_weight=.1),
+            'labels, strong': MaskRun(label_weight=10.),
             'version 1, λ = 0.045': MaskRun(decay=.045), 'version 1, λ = 0.1': MaskRun(decay=.1),
-            'version 2, true source': MaskRun('target', decay=.08), 'version 2': MaskRun('predicted', decay=.06),
+            'version 2, true source': MaskRun('target', decay=.08),
+            'version 2': MaskRun('predicted', decay=.06),
             'version 2, straight-through': MaskRun('predicted', 'straight_through', decay=.06),
-            'version 2 with labels': MaskRun('predicted', decay=.06, label_weight=1.), 'exact X': MaskRun('exact', decay=.06)}
+            'version 2 with labels': MaskRun('predicted', decay=.06, label_weight=1.),
+            'exact X': MaskRun('exact', decay=.06)}
     return {name: replace(run, steps=300) for name, run in runs.items()}
 
 # %% ../nbs/33_mask_study.ipynb #cell-034
@@ -363,5 +382,6 @@ def load_study(
     "What the study found for a recipe."
     paths = [study_folder(size, seed)/f'{run.name}.json' for seed in seeds]
     missing = [path.name for path in paths if not path.exists()]
-    if missing: raise FileNotFoundError(f'{missing[0]} is not among the results: run scripts/run_study.py')
+    if missing: raise FileNotFoundError(f'{missing[0]} is not among the results: run '
+                                        f'scripts/run_study.py')
     return [json.loads(path.read_text())['metrics'] for path in paths]
