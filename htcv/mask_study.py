@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PICTURES', 'LABELS', 'WEIGHTINGS', 'STARTS', 'TUNED', 'HALF_DECADES', 'DECAYS', 'FEW_DECAYS', 'LOGIT_DECAYS',
            'MaskRun', 'frozen_answers', 'study_data', 'focal_loss', 'label_loss', 'run_loss', 'has_bfloat16',
-           'head_answer', 'answers_of', 'train_mask', 'score_run', 'watcher', 'study_value', 'warm_start', 'study_runs',
-           'checked_runs', 'study_folder', 'load_study']
+           'head_answer', 'answers_of', 'train_mask', 'score_run', 'watcher', 'study_value', 'study_text', 'dot_rows',
+           'warm_start', 'study_runs', 'checked_runs', 'study_folder', 'load_study']
 
 # %% ../nbs/33_mask_study.ipynb #cell-002
 import json, math
@@ -301,7 +301,34 @@ def _drawn(runs:list, name:str, draws:np.ndarray, tuned:bool)->np.ndarray: # (dr
         return _pooled(ratio, counts[draws].sum(1))
     return np.nanmean(column(name)[draws], 1)
 
-# %% ../nbs/33_mask_study.ipynb #cell-030
+# %% ../nbs/33_mask_study.ipynb #cell-029
+def study_text(
+    runs:list,       # as in `study_value`
+    name:str,        # of a score
+    digits:int=2,    # decimals
+    **options        # to `study_value`
+)->str: # mean [low, high]
+    "A score with its interval, for tables and sentences."
+    mean, low, high = (round(x, digits) + 0. for x in study_value(runs, name, **options)) # no -0
+    return f'{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
+
+def dot_rows(
+    axis,           # of matplotlib
+    rows:dict,      # title -> runs, as in `study_value`
+    colours:list,   # one for each row
+    name:str='iou', # of a ratio
+):
+    "One row for each recipe: a dot for masks cut at 0.5, a ring for the validated cut, both with intervals."
+    for i, (runs, colour) in enumerate(zip(rows.values(), colours)):
+        for tuned, shift in ((False, .12), (True, -.12)):
+            mean, low, high = study_value(runs, name, tuned=tuned)
+            axis.plot([low, high], [-i + shift]*2, color=colour, linewidth=1)
+            axis.plot(mean, -i + shift, 'o', color=colour, markerfacecolor='white' if tuned
+                      else colour, markersize=5)
+    axis.set(xlim=(0, None))
+    axis.set_yticks([-i for i in range(len(rows))], list(rows))
+
+# %% ../nbs/33_mask_study.ipynb #cell-032
 def warm_start(
     start:str,         # one of `STARTS`
     settings:Settings, # size and seed
@@ -315,7 +342,7 @@ def warm_start(
     for parameter in model.occlusion.parameters(): parameter.requires_grad_(True)
     return model
 
-# %% ../nbs/33_mask_study.ipynb #cell-032
+# %% ../nbs/33_mask_study.ipynb #cell-034
 HALF_DECADES = (.001, .003, .01, .03, .1, .3, 1., 3., 10.)
 DECAYS = (.0003, .001, .003, .01, .03, .045, .06, .08, .1, .2, .3, 1., 3.)
 FEW_DECAYS = (.01, .03, .045, .06, .08, .1, .2, .3)
@@ -366,7 +393,7 @@ def checked_runs()->dict: # what it checks -> `MaskRun`
             'exact X': MaskRun('exact', decay=.06)}
     return {name: replace(run, steps=300) for name, run in runs.items()}
 
-# %% ../nbs/33_mask_study.ipynb #cell-034
+# %% ../nbs/33_mask_study.ipynb #cell-036
 def study_folder(
     size:int, # pixels on a side
     seed:int, # of weights, data and order

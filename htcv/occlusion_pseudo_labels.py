@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .light_shadow import KINDS, pseudo_underlying
+from .light_shadow import KINDS, blur, pseudo_underlying
 from .plots import by_scale
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-007
@@ -31,11 +31,20 @@ def rescale(
     return (x - low) / (high - low).clamp(min=1e-8)
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-009
+def _wide_ssim(a:Tensor, b:Tensor, width:float)->Tensor: # (N,1,H,W), like its arguments
+    "SSIM (Wang et al. 2004) in a Gaussian window of any width; kornia's is always 1.5 pixels wide."
+    local = lambda x: blur(x, width/max(x.shape[-2:]))
+    mean_a, mean_b = local(a), local(b)
+    var_a, var_b, both = local(a*a) - mean_a**2, local(b*b) - mean_b**2, local(a*b) - mean_a*mean_b
+    alike = (2*mean_a*mean_b + 1e-4)/(mean_a**2 + mean_b**2 + 1e-4)
+    return alike*(2*both + 9e-4)/(var_a + var_b + 9e-4)
+
 def dissimilarity(
     frames:Tensor,       # (B,3,T,H,W)
     picture:Tensor,      # (B,3,T,H,W), the lit picture without occluders
     method:str='ssim',   # or `absolute`: the mean absolute difference of the channels
-    window:int=11,       # of SSIM, odd, pixels
+    window:int=11,       # of SSIM, odd, pixels; the Gaussian in it is 1.5 pixels wide
+    width:float|None=None, # of the Gaussian itself, in pixels; then `window` has no say
 )->Tensor: # (B,1,T,H,W): 1 − SSIM in [0,2], or a difference in [0,1]
     "How unlike two stacks of pictures are, pixel by pixel (report §3.1)."
     if frames.shape != picture.shape:
@@ -45,7 +54,8 @@ def dissimilarity(
     if window % 2 == 0 or window < 3:
         raise ValueError(f'window must be odd and at least 3; got {window}')
     a, b = (grey(x).transpose(1, 2).flatten(0, 1) for x in (frames, picture))
-    similarity = kornia.metrics.ssim(a, b, window, padding='same')
+    if width is not None and width <= 0: raise ValueError(f'width must be positive; got {width}')
+    similarity = _wide_ssim(a, b, width) if width else kornia.metrics.ssim(a, b, window, padding='same')
     return (1 - similarity).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-012
@@ -73,11 +83,12 @@ def occlusion_scores(
     window:int=11,     # of SSIM, in pixels
     smooth:int=5,      # box blur, odd, pixels; 1 for none
     stretch:bool=True, # rescale in every frame, as the report
+    width:float|None=None, # of SSIM's Gaussian, see `dissimilarity`
 )->Tensor: # (B,1,T,H,W), the map that is cut
     "Dissimilarity, rescaled and smoothed (report §3.1)."
     if smooth < 1 or smooth % 2 == 0:
         raise ValueError(f'smooth must be odd and at least 1; got {smooth}')
-    scores = dissimilarity(frames, picture, method, window)
+    scores = dissimilarity(frames, picture, method, window, width)
     scores = rescale(scores) if stretch else scores
     if smooth == 1: return scores
     flat = F.pad(scores.transpose(1, 2).flatten(0, 1), [smooth//2]*4, mode='replicate')
