@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .composition import Layers
+from .image_formats import with_chunks
 
 # %% ../nbs/59_openraster.ipynb #cell-005
 SOURCE_OVER, MULTIPLY, PLUS = 'svg:src-over', 'svg:multiply', 'svg:plus'
@@ -60,24 +61,27 @@ def _stack_xml(nodes:list, size:tuple)->bytes:
 def png_bytes(
     picture:Tensor,         # (1 or 3,H,W), cut to [0,1]
     alpha:Tensor|None=None, # (1,H,W) in [0,1]
+    profile:bytes|None=None, # ICC; None: sRGB
 )->bytes: # 8 bits, colour, with alpha if it is given
     "A picture as the bytes of a PNG."
     picture = picture.expand(3, -1, -1)
     if alpha is not None: picture = torch.cat([picture*(alpha > 0), alpha])
     steps = (picture.detach().cpu().float().clamp(0, 1)*255).round().byte().permute(1, 2, 0).numpy()
     order = [2, 1, 0, 3][:steps.shape[-1]] # OpenCV wants blue first
-    return cv2.imencode('.png', np.ascontiguousarray(steps[..., order]))[1].tobytes()
+    png = cv2.imencode('.png', np.ascontiguousarray(steps[..., order]))[1].tobytes()
+    return with_chunks(png, profile)
 
 def _pictures(
     layers:Layers,      # one sequence
     t:int,              # which frame
     frames:Tensor|None, # (1,3,T,H,W)
+    profile:bytes|None, # ICC
 )->Iterator[tuple]: # title, operation, PNG or None for the source's; topmost first
     "What a frame's group is made of."
-    if frames is not None: yield 'photograph', SOURCE_OVER, png_bytes(frames[0, :, t])
-    yield 'occlusion', SOURCE_OVER, png_bytes(layers.occlusion_rgb[0, :, t], layers.occlusion_mask[0, :, t])
-    yield 'light', PLUS, png_bytes(layers.light[0, :, t])
-    yield 'shadow', MULTIPLY, png_bytes(layers.shadow[0, :, t])
+    if frames is not None: yield 'photograph', SOURCE_OVER, png_bytes(frames[0, :, t], profile=profile)
+    yield 'occlusion', SOURCE_OVER, png_bytes(layers.occlusion_rgb[0, :, t], layers.occlusion_mask[0, :, t], profile)
+    yield 'light', PLUS, png_bytes(layers.light[0, :, t], profile=profile)
+    yield 'shadow', MULTIPLY, png_bytes(layers.shadow[0, :, t], profile=profile)
     yield 'source', SOURCE_OVER, None
 
 # %% ../nbs/59_openraster.ipynb #cell-011
@@ -89,32 +93,34 @@ def _write_archive(
     path:Path,
     layers:Layers,
     frames:Tensor|None,
-    names:list
+    names:list,
+    profile:bytes|None,
 )->None:
     "All members of the file, one frame after the other."
     source, groups = 'data/source.png', []
     with zipfile.ZipFile(path, 'w') as archive:
         _put(archive, 'mimetype', b'image/openraster')
-        _put(archive, source, png_bytes(layers.source[0]))
+        _put(archive, source, png_bytes(layers.source[0], profile=profile))
         for t, name in enumerate(names):
             group = Node(name, visible=t == 0)
-            for title, operation, png in _pictures(layers, t, frames):
+            for title, operation, png in _pictures(layers, t, frames, profile):
                 file = source if png is None else f'data/{t + 1:03d}-{title}.png'
                 if png is not None: _put(archive, file, png)
                 group.children.append(Node(title, operation, file, visible=title != 'photograph'))
             groups.append(group)
         nodes = [*groups, Node('source', file=source)]
         _put(archive, 'stack.xml', _stack_xml(nodes, layers.source.shape[-2:]), zipfile.ZIP_DEFLATED)
-        _put_previews(archive, nodes)
+        _put_previews(archive, nodes, profile)
 
 # %% ../nbs/59_openraster.ipynb #cell-012
-def _put_previews(archive:zipfile.ZipFile, nodes:list, side:int=256)->None:
+def _put_previews(archive:zipfile.ZipFile, nodes:list, profile:bytes|None, side:int=256)->None:
     "What the visible layers make, for programs that look no further; and a small copy for file browsers."
     merged = _flatten(nodes, archive)[:3]
     scale = min(1, side/max(merged.shape[-2:]))
     small = [max(1, round(n*scale)) for n in merged.shape[-2:]]
-    _put(archive, 'mergedimage.png', png_bytes(merged))
-    _put(archive, 'Thumbnails/thumbnail.png', png_bytes(F.interpolate(merged[None], small, mode='bilinear', antialias=True)[0]))
+    _put(archive, 'mergedimage.png', png_bytes(merged, profile=profile))
+    _put(archive, 'Thumbnails/thumbnail.png', png_bytes(F.interpolate(merged[None], small, mode='bilinear', antialias=True)[0],
+                                                           profile=profile))
 
 # %% ../nbs/59_openraster.ipynb #cell-013
 def write_openraster(
@@ -122,6 +128,7 @@ def write_openraster(
     layers:Layers,            # one sequence, split `shadow_first`
     frames:Tensor|None=None,  # (1,3,T,H,W): the photographs, to lie hidden on top of their groups
     names:list|None=None,     # T titles of the groups; default: frame 1, frame 2, …
+    profile:bytes|None=None,  # ICC of all numbers; None: sRGB
 )->Path: # the file written
     "The source, and every frame as a group of layers that compose to it."
     path, T = Path(path), layers.shadow.shape[2]
@@ -134,7 +141,7 @@ def write_openraster(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f'.{os.getpid()}.ora.part')
     try:
-        _write_archive(draft, layers, frames, names)
+        _write_archive(draft, layers, frames, names, profile)
         draft.replace(path)
     finally: draft.unlink(missing_ok=True)
     return path

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from htcv import images
 from htcv import sequences as sq
 from htcv.composition import Layers, compose
 
@@ -116,7 +117,7 @@ def tiff_16_bit(array, orientation):
 def test_16_bit_colour_tiff_with_orientation(tmp_path, orientation):
     array = np.random.default_rng(0).integers(0, 65535, (4, 6, 3), dtype=np.uint16)
     (tmp_path/'a.tif').write_bytes(tiff_16_bit(array, orientation))
-    wanted = sq.upright(array, orientation).transpose(2, 0, 1)/65535
+    wanted = images.upright(array, orientation).transpose(2, 0, 1)/65535
     np.testing.assert_allclose(sq.read_image(tmp_path/'a.tif'), wanted, atol=1e-6)
 
 
@@ -147,7 +148,7 @@ def test_decompression_bombs_are_refused_before_decoding(tmp_path):
 
 def test_the_pixel_limit(tmp_path, monkeypatch):
     sq.write_image(tmp_path/'a.png', random(3, 10, 11))
-    monkeypatch.setattr(sq, 'MAX_PIXELS', 109)
+    monkeypatch.setattr(images, 'MAX_PIXELS', 109)
     with pytest.raises(ValueError, match='scale it down'): sq.read_image(tmp_path/'a.png')
 
 
@@ -278,6 +279,21 @@ def test_permissions_are_those_of_any_new_folder(tmp_path):
     (tmp_path/'plain').mkdir()
     sq.write_sequence(tmp_path/'1', random(3, 1, 4, 5))
     assert (tmp_path/'1').stat().st_mode == (tmp_path/'plain').stat().st_mode
+
+
+def test_names_of_siar_folders(tmp_path):
+    for name in ('GT.PNG', '0.png', '1.PNG', '2.png'): sq.write_image(tmp_path/name, random(3, 4, 5))
+    for n in range(3): sq.write_image(tmp_path/f'{n}-m.png', random(1, 4, 5))
+    read = sq.read_sequence(tmp_path, require_source=True)             # upper case, and masks from 0 on
+    assert read.numbers == (0, 1, 2) and read.masks.shape == (1, 3, 4, 5)
+    (tmp_path/'0-m.png').unlink()
+    assert sq.read_sequence(tmp_path).numbers == (1, 2)                # frame 0 without a mask is no input
+
+
+def test_what_archives_leave_is_no_sequence(root):
+    for name in ('__MACOSX', 'empty', '.draft'): (root/name).mkdir()
+    (root/'__MACOSX'/'1.png').write_bytes(b''); (root/'empty'/'.DS_Store').write_bytes(b'')
+    assert sq.sequence_ids(root) == [str(i) for i in range(1, 13)] and sq.check_sequences(root) == []
 
 
 # --- splits
