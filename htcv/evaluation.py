@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['MAX_PSNR', 'GREY', 'COUNTS', 'RATIOS', 'CUTS', 'COLUMNS', 'SOURCE_COLUMNS', 'MASK_COLUMNS', 'LIGHTING_COLUMNS',
-           'psnr', 'after_gain', 'psnr_after_gain', 'ssim', 'mae', 'age', 'peps', 'mask_counts', 'iou', 'f1',
-           'precision', 'recall', 'average_precision', 'best_threshold', 'si_mse', 'score_lighting', 'score_source',
-           'score_masks', 'score_decomposition', 'trivial_layers', 'mean_source', 'median_source', 'per_sequence',
-           'bootstrap', 'comparison_table']
+           'psnr', 'after_gain', 'psnr_after_gain', 'gaussian_windows', 'after_smooth_gain', 'psnr_after_smooth_gain',
+           'ssim', 'mae', 'age', 'peps', 'mask_counts', 'iou', 'f1', 'precision', 'recall', 'average_precision',
+           'best_threshold', 'si_mse', 'score_lighting', 'score_source', 'score_masks', 'score_decomposition',
+           'trivial_layers', 'mean_source', 'median_source', 'per_sequence', 'bootstrap', 'comparison_table']
 
 # %% ../nbs/07_evaluation.ipynb #cell-002
+import functools
 from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.functional.image import peak_signal_noise_ratio
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from .composition import Layers, compose
+from .composition import Layers, compose, sort_frames
 
 # %% ../nbs/07_evaluation.ipynb #cell-007
 MAX_PSNR = 100. # dB: what equal pictures score
@@ -64,6 +65,62 @@ def psnr_after_gain(
     return psnr(after_gain(prediction, target), target)
 
 # %% ../nbs/07_evaluation.ipynb #cell-009
+@functools.lru_cache(maxsize=64)
+def gaussian_windows(
+    n:int,       # pixels in this direction
+    sigma:float, # of the windows, in pixels
+    m:int,       # windows, evenly spread
+)->Tensor: # (m,n), not normalised
+    "Gaussian windows around m places among n pixels: weights for sums, as a matrix."
+    places = (torch.arange(m) + .5)*n/m - .5
+    return torch.exp(-.5*((torch.arange(n) - places[:, None])/sigma)**2)
+
+# %% ../nbs/07_evaluation.ipynb #cell-010
+def after_smooth_gain(
+    prediction:Tensor, # (B,C,H,W) or (B,C,T,H,W)
+    target:Tensor,     # the same shape
+    sigma:float=1/8,   # of the Gaussian window, as a share of the longer side
+)->Tensor: # the prediction times the smooth gain of each channel that fits best
+    "Takes the level out of a comparison place by place, by least squares in Gaussian windows."
+    p, t = _pair(prediction, target)
+    size = p.shape[-2:]
+    rows, columns = (gaussian_windows(n, sigma*max(size), min(n, round(16/sigma))).to(p)
+                     for n in size) # at least 16 windows in a sigma: nothing is lost between them
+    energy, both = (rows @ x @ columns.T for x in (p*p, p*t))
+    gain = torch.where(energy > 1e-9, both / energy.clamp(min=1e-9), 1)
+    gain = F.interpolate(gain.flatten(0, -3)[None], size, mode='bilinear')
+    return prediction * gain.view_as(p)
+
+def psnr_after_smooth_gain(
+    prediction:Tensor, # (B,C,H,W) or (B,C,T,H,W) in [0,1]
+    target:Tensor,     # the same shape
+    sigma:float=1/8,   # of the Gaussian window, as a share of the longer side
+)->Tensor: # (B,) in dB
+    "PSNR when a smooth gain of each channel is free."
+    return psnr(after_smooth_gain(prediction, target, sigma), target)
+
+# %% ../nbs/07_evaluation.ipynb #cell-012
+def _ssim(a:Tensor, b:Tensor)->Tensor: # (C,H,W) each; one number
+    "Similarity of two pictures, mirrored at their borders."
+    a, b = (F.pad(x[None], [5]*4, mode='reflect')[0] for x in (a, b))
+    mean_a, mean_b = _windows(a), _windows(b)
+    squares, means = mean_a**2 + mean_b**2, mean_a*mean_b
+    spread, both = _windows(a*a + b*b) - squares, _windows(a*b) - means
+    alike = (2*means + .01**2) / (squares + .01**2)
+    return (alike * (2*both + .03**2) / (spread.clamp(min=0) + .03**2)).mean()
+
+# %% ../nbs/07_evaluation.ipynb #cell-013
+_WEIGHTS = torch.exp(-.5*((torch.arange(11) - 5)/1.5)**2)
+_WEIGHTS = (_WEIGHTS/_WEIGHTS.sum()).tolist() # of the pixels in a window of SSIM
+
+def _windows(x:Tensor)->Tensor: # (C,H+10,W+10) -> (C,H,W)
+    "Weighted means in windows of 11×11, by shifting the picture: columns, then rows."
+    for dim, n in ((-2, x.shape[-2] - 10), (-1, x.shape[-1] - 10)):
+        parts = [x.narrow(dim, k, n) for k in range(11)]
+        x = parts[0]*_WEIGHTS[0]
+        for weight, part in zip(_WEIGHTS[1:], parts[1:]): x.add_(part, alpha=weight)
+    return x
+
 def ssim(
     prediction:Tensor, # (B,C,H,W) or (B,C,T,H,W) in [0,1]
     target:Tensor,     # the same shape
@@ -73,10 +130,10 @@ def ssim(
     if min(target.shape[-2:]) < 11:
         raise ValueError(f'SSIM looks through 11×11 windows; got {tuple(target.shape[-2:])}')
     if target.ndim == 5: pair = [rearrange(x, 'b c t h w -> (b t) c h w') for x in pair]
-    a, b = (x.contiguous() for x in pair)
-    score = structural_similarity_index_measure(a, b, data_range=1., reduction='none')
-    return score.reshape(len(target), -1).mean(1)
+    scores = [_ssim(a, b) for a, b in zip(*pair)] # a picture fits a processor's cache, a batch not
+    return torch.stack(scores).view(len(target), -1).mean(1)
 
+# %% ../nbs/07_evaluation.ipynb #cell-014
 def mae(
     prediction:Tensor,       # (B,C,H,W) or (B,C,T,H,W)
     target:Tensor,           # the same, or another number of channels: then one of the two has one
@@ -89,7 +146,7 @@ def mae(
     weight = _pair(where, error, same=False)[0].expand_as(error)
     return (error*weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-012
+# %% ../nbs/07_evaluation.ipynb #cell-017
 GREY = (.299, .587, .114) # of red, green and blue in a grey level (ITU-R BT.601)
 
 def _grey_error(prediction:Tensor, target:Tensor)->Tensor: # (B,N), 0 to 255
@@ -114,7 +171,7 @@ def peps(
     "Share of error pixels: those whose grey level misses by more than the threshold."
     return (_grey_error(prediction, target) > threshold).float().mean(1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-017
+# %% ../nbs/07_evaluation.ipynb #cell-022
 COUNTS = ('true_positive', 'false_positive', 'false_negative')
 RATIOS = dict(iou=lambda tp, fp, fn: (tp, tp + fp + fn),
               f1=lambda tp, fp, fn: (2*tp, 2*tp + fp + fn),
@@ -145,7 +202,7 @@ def _ratio(name:str, counts:Tensor, pooled:bool=False)->Tensor: # (B,), or one n
     part, whole = RATIOS[name](*(counts.sum(0) if pooled else counts).unbind(-1))
     return torch.where(whole > 0, part / whole.clamp(min=1), 1.)
 
-# %% ../nbs/07_evaluation.ipynb #cell-018
+# %% ../nbs/07_evaluation.ipynb #cell-023
 def iou(
     mask:Tensor,        # (B,1,H,W) or (B,1,T,H,W)
     truth:Tensor,       # the same shape
@@ -172,7 +229,7 @@ def recall(mask:Tensor, truth:Tensor, threshold:float=.5, pooled:bool=False)->Te
     "Share of the occluded pixels that were flagged."
     return _ratio('recall', mask_counts(mask, truth, threshold), pooled)
 
-# %% ../nbs/07_evaluation.ipynb #cell-021
+# %% ../nbs/07_evaluation.ipynb #cell-026
 def average_precision(
     mask:Tensor,       # (B,1,H,W) or (B,1,T,H,W) probabilities
     truth:Tensor,      # the same shape
@@ -203,7 +260,7 @@ def best_threshold(
         return float(_ratio('iou', torch.stack(counts), pooled=True))
     return max(candidates, key=lambda cut: (score(cut), -abs(cut - .5)))
 
-# %% ../nbs/07_evaluation.ipynb #cell-024
+# %% ../nbs/07_evaluation.ipynb #cell-029
 def si_mse(
     prediction:Tensor,      # (B,C,H,W) or (B,C,T,H,W)
     target:Tensor,          # the same, or another number of channels: then one of the two has one
@@ -235,13 +292,14 @@ def score_lighting(
                    f'{name}_si_mse': si_mse(guess, truth, seen)}
     return scores
 
-# %% ../nbs/07_evaluation.ipynb #cell-027
+# %% ../nbs/07_evaluation.ipynb #cell-032
 def score_source(
     prediction:Tensor, # (B,3,H,W) in [0,1]
     source:Tensor,     # (B,3,H,W) in [0,1]
 )->dict: # name -> (B,)
-    "All six scores of a predicted source."
+    "All seven scores of a predicted source."
     return dict(psnr=psnr(prediction, source), psnr_after_gain=psnr_after_gain(prediction, source),
+                psnr_after_smooth_gain=psnr_after_smooth_gain(prediction, source),
                 ssim=ssim(prediction, source), mae=mae(prediction, source),
                 age=age(prediction, source), peps=peps(prediction, source))
 
@@ -260,7 +318,7 @@ def score_masks(
                 coverage=found.mean(1), true_coverage=there.mean(1),
                 empty_frames=empty.sum(1), false_alarm=(found*empty).sum(1) / empty.sum(1))
 
-# %% ../nbs/07_evaluation.ipynb #cell-028
+# %% ../nbs/07_evaluation.ipynb #cell-033
 def score_decomposition(
     prediction:Layers,        # what a model, or anybody, says the layers are
     layers:Layers,            # what they are
@@ -287,7 +345,7 @@ def trivial_layers(
     return Layers(source, shadow=nothing + 1, light=nothing, occlusion_mask=nothing,
                   occlusion_rgb=0*frames)
 
-# %% ../nbs/07_evaluation.ipynb #cell-031
+# %% ../nbs/07_evaluation.ipynb #cell-036
 def mean_source(
     frames:Tensor, # (B,3,T,H,W)
 )->Tensor: # (B,3,H,W)
@@ -298,9 +356,10 @@ def median_source(
     frames:Tensor, # (B,3,T,H,W)
 )->Tensor: # (B,3,H,W)
     "The median over time of each pixel and channel; of an even number, the mean of the middle two."
-    return (frames.median(2).values - (-frames).median(2).values) / 2
+    T, values = frames.shape[2], sort_frames(frames)
+    return (values[(T - 1)//2] + values[T//2]) / 2
 
-# %% ../nbs/07_evaluation.ipynb #cell-034
+# %% ../nbs/07_evaluation.ipynb #cell-039
 def per_sequence(
     scores:dict,         # name -> (B,)
     ids:list|None=None,  # names of the sequences
@@ -321,7 +380,7 @@ def _aggregate(rows:list, name:str, draws:np.ndarray)->np.ndarray: # a number fo
     mean = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return np.where(known.any(-1), mean, np.nan)
 
-# %% ../nbs/07_evaluation.ipynb #cell-035
+# %% ../nbs/07_evaluation.ipynb #cell-040
 def bootstrap(
     rows:list,         # one dict for each sequence
     name:str,          # which score
@@ -338,11 +397,12 @@ def bootstrap(
     if np.isnan(mean): return (float('nan'),)*3
     return float(mean), *np.nanquantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
 
-# %% ../nbs/07_evaluation.ipynb #cell-036
+# %% ../nbs/07_evaluation.ipynb #cell-041
 COLUMNS = dict(psnr='PSNR', psnr_after_gain='PSNR after gain', ssim='SSIM',
                shadow_mae='shadow MAE', light_mae='light MAE', iou='IoU', coverage='coverage',
                recomposition_psnr='recomposition PSNR')
-SOURCE_COLUMNS = dict(psnr='PSNR', psnr_after_gain='PSNR after gain', ssim='SSIM', mae='MAE',
+SOURCE_COLUMNS = dict(psnr='PSNR', psnr_after_gain='PSNR after gain',
+                      psnr_after_smooth_gain='PSNR after smooth gain', ssim='SSIM', mae='MAE',
                       age='AGE', peps='pEPs', recomposition_psnr='recomposition PSNR')
 MASK_COLUMNS = dict(iou='IoU', f1='F1', precision='precision', recall='recall',
                     average_precision='AP', coverage='coverage', true_coverage='true coverage',
@@ -355,7 +415,7 @@ def _digits(name:str)->int: # decimals
     "One for decibels and grey levels, four for squared errors, three for the rest."
     return 1 if 'psnr' in name or name == 'age' else 4 if 'mse' in name else 3
 
-# %% ../nbs/07_evaluation.ipynb #cell-037
+# %% ../nbs/07_evaluation.ipynb #cell-042
 def comparison_table(
     results:dict,            # method -> list of rows, as from `per_sequence`
     columns:dict|None=None,  # score -> title; default: those of `COLUMNS` that were scored

@@ -11,6 +11,7 @@ import torch
 
 from htcv import scoring
 from htcv.baselines import BASELINES
+from htcv.benchmark_parts import BENCHMARK_PARTS
 from htcv.composition import compose
 from htcv.decomposer import create_decomposer, load_decomposer, save_decomposer
 from htcv.evaluation import bootstrap, iou, mae, median_source, psnr
@@ -190,9 +191,29 @@ def test_a_split_and_fewer_frames(folder):
     assert report['settings']['split'] == 'test' and 'robust PCA' not in report['means']
 
 
-def test_the_benchmark_is_what_is_scored_without_a_folder(folder, monkeypatch):
-    monkeypatch.setattr(scoring, '_benchmark', lambda: folder/'9')
-    assert evaluate() == 0 and stored('benchmark-scores')['settings']['name'] == 'benchmark'
+def test_the_benchmark_is_what_is_scored_without_a_folder(folder):
+    (folder.parent/'few.csv').write_text('id\n2\nidentical 1\ndim, occluders 1\nsmooth 5\n'.replace('dim, occluders 1', '"dim, occluders 1"'))
+    assert evaluate('--split', 'few.csv', '--frames', 2, '--without', 'robust PCA') == 0
+    report = stored('benchmark-scores')
+    assert report['settings']['name'] == 'benchmark' and list(report['parts']) == list(BENCHMARK_PARTS)
+    assert [s['id'] for s in report['sequences']] == ['2', 'identical 1', 'dim, occluders 1', 'smooth 5']
+    assert [s['known'] for s in report['sequences']] == [['source', 'masks', 'layers']]*3 + [['source', 'masks']]
+    rows = {(row['id'], row['method']): row for row in report['rows']}
+    assert rows['identical 1', 'median']['psnr'] == 100 and rows['identical 1', 'median']['part'] == 'constant light'
+    means = report['parts']['constant light']['mean']['psnr']
+    both = [rows[i, 'mean']['psnr'] for i in ('identical 1', 'dim, occluders 1')]
+    assert means['mean'] == pytest.approx(sum(both)/2) and means['sequences'] == 2
+    text = (folder.parent/'benchmark-scores'/'table.md').read_text(encoding='utf-8')
+    source = text.split('## Masks')[0]
+    assert [part for part in BENCHMARK_PARTS if source.count(f'| {part} |') == 1] == list(BENCHMARK_PARTS)
+    html = (folder.parent/'benchmark-scores'/'index.html').read_text(encoding='utf-8')
+    for part in BENCHMARK_PARTS: assert f'PSNR, {part}' in html
+
+
+def test_one_part_of_the_benchmark(folder):
+    (folder.parent/'few.csv').write_text('id\nsmooth 2\n')
+    assert evaluate('--part', 'smooth lamps', '--split', 'few.csv', '--frames', 1) == 0
+    assert list(stored('benchmark-scores')['parts']) == ['smooth lamps']
 
 
 # --- weights
@@ -320,10 +341,10 @@ def test_methods_of_ones_own(folder):
     (['SIAR', '--weights', 'nowhere.safetensors'], 'no weights at nowhere.safetensors'), (['SIAR', '--weights', 'SIAR/1/gt.png'], 'no safetensors file'),
     (['SIAR', '--threshold', '0'], '(0, 1]'), (['SIAR', '--threshold', 'high'], 'invalid float'), (['SIAR', '--frames', '0'], 'at least 1'),
     (['SIAR', '--split', 'nowhere.csv'], 'nowhere.csv does not exist'), (['SIAR', '--without', 'magic'], "no method 'magic'"),
-    (['SIAR', '--out', 'SIAR/scores'], 'among the sequences'), (['SIAR', '--order', 'backwards'], 'invalid choice'), (['SIAR', '--fast'], 'unrecognized'),
+    (['SIAR', '--out', 'SIAR/scores'], 'among the sequences'), (['SIAR', '--order', 'backwards'], 'invalid choice'), (['--part', 'easy'], 'invalid choice'), (['SIAR', '--part', 'hard lamps'], 'leave SEQUENCES out'), (['SIAR', '--fast'], 'unrecognized'),
 ])
 def test_wrong_use_is_refused_before_the_work(folder, capsys, monkeypatch, words, answer):
-    monkeypatch.setattr(scoring, 'score_folder', lambda *a, **k: pytest.fail('the work began'))
+    for name in ('score_folder', 'score_benchmark'): monkeypatch.setattr(scoring, name, lambda *a, **k: pytest.fail('the work began'))
     (folder.parent/'empty').mkdir()
     assert evaluate(*words) == 2
     assert answer in capsys.readouterr().err
@@ -367,6 +388,6 @@ def test_in_a_process_of_its_own(folder):
     code = 'import sys; from htcv.scoring import htcv_evaluate; sys.exit(htcv_evaluate())'
     done = subprocess.run([sys.executable, '-c', code, 'SIAR', '--out', 'out'], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines() == ['broken: 1/1.png is damaged or no picture (image file is truncated): replace it',
+    assert done.stderr.splitlines() == ['broken: 1/1.png is damaged or no picture (the file ends too early): replace it or take it out',
                                         '3 of 4 sequences scored: look at out/index.html']
     assert done.stdout.startswith('# SIAR: 3 of 4 sequences scored')
