@@ -11,7 +11,6 @@ settings = config["DEFAULT"]
 
 LICENSES = {"apache2": "Apache-2.0"}
 STATUS = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
-oldest = int(settings["min_python"].split(".")[1])
 readme = here/"README.md"
 
 setup(
@@ -30,15 +29,15 @@ setup(
         f"Development Status :: {STATUS[int(settings['status']) - 1]}",
         f"Intended Audience :: {settings['audience']}",
         f"Natural Language :: {settings['language']}",
-        *[f"Programming Language :: Python :: 3.{minor}" for minor in range(oldest, 13)],
+        *[f"Programming Language :: Python :: {version}" for version in settings["python_versions"].split()],
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     packages=find_packages(include=["htcv", "htcv.*"]),
-    package_data={"htcv": ["*.json", "*.safetensors", "py.typed", "weights/*", "benchmark/*", "benchmark/**/*"]},
+    package_data={"htcv": ["*.json", "*.safetensors", "py.typed", "weights/*", "benchmark/*", "benchmark/**/*", "scenes/*"]},
     data_files=[("share/htcv/blender", ["blender/render_layers.py", "blender/COPYING"])],  # GPL: see blender/
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split(), "raw": settings["raw_requirements"].split()},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"],  # where backticks in the docs lead

@@ -1,4 +1,5 @@
 "Sphinx configuration. scripts/build_docs.py prepares docs/_build/source and calls Sphinx with this."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -43,11 +44,12 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
-pygments_style = "friendly"
-pygments_dark_style = "github-dark"
+pygments_style = "github-light-high-contrast"  # at least 4.5:1; comments document the arguments
+pygments_dark_style = "github-dark-high-contrast"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#2f5d9b", "color-brand-content": "#2f5d9b", "color-brand-visited": "#2f5d9b"},
     "dark_css_variables": {"color-brand-primary": "#8db4e8", "color-brand-content": "#8db4e8", "color-brand-visited": "#8db4e8"},
@@ -74,5 +76,32 @@ def visit_block(self, node):
     raise SkipNode
 
 
+# ---- images: numbered, and each a link to its full size ---------------------------------------------------------
+IMAGE = re.compile(r'(<a [^>]*>\s*)?(<img\b[^>]*?\bsrc="((?:_images|figures)/[^"]+)"[^>]*>)(\s*</a>)?')
+
+
+def with_captions(body):
+    "Every image of a page as a figure with its number, what it shows (its file's name says so) and a link to all of it."
+    count = 0
+
+    def figure(match):
+        nonlocal count
+        opened, image, address, _ = match.groups()
+        if opened and "image-reference" not in opened: return match[0]  # that class is Sphinx's own link to a scaled image
+        count += 1
+        alt = re.search(r'\balt="([^"]*)"', image)[1] if "alt=" in image else ""
+        what = re.sub(r"^\d+ ", "", alt.split("/")[-1].removesuffix(".png").replace("_", " ").strip())
+        what = f": {what}" if alt and not alt.startswith("_images") else ""
+        return (f'<span class="figure" role="figure"><a class="full-size" href="{address}" title="full size">{image}</a>'
+                f'<span class="caption">Figure {count}{what} · <a href="{address}">full size</a></span></span>')
+
+    return IMAGE.sub(figure, body)
+
+
+def caption_images(app, pagename, templatename, context, doctree):
+    if context.get("body"): context["body"] = with_captions(context["body"])
+
+
 def setup(app):
+    app.connect("html-page-context", caption_images)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))

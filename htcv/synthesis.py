@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .composition import Layers, canonical_layers
+from .composition import Layers, canonical_layers, share_common
 
 # %% ../nbs/03_synthesis.ipynb #cell-007
 class Dice:
@@ -197,7 +197,7 @@ def filmic(
     contrast=1.6,      # steepness, a number or a tensor
 )->Tensor: # stored values in [0,1]
     "A curve like Blender's Filmic: 16.5 stops, middle grey at a half, soft roll-off."
-    t = ((x.clamp(min=1e-9) / .18).log2().add(10) / 16.5).clamp(1e-4, 1)
+    t = ((x.clamp(min=1e-9) / .18).log2().add(10) / 16.5).clamp(1e-4, 1.)
     pivot = 10/16.5
     return 1 / (1 + ((1 - t)/t * pivot/(1 - pivot))**contrast)
 
@@ -495,6 +495,7 @@ def synthesize(
     filmic_share:float=.6,  # share of sequences through the soft curve
     bits:int|None=8,        # frames rounded as a file would; None keeps floats
     device='cpu',           # where everything is computed
+    shared:bool=False,      # what all frames share is in the source (chapter 01); else it is the clean picture, as SIDAR's
 )->tuple[Tensor, Layers]: # frames (B,3,T,H,W), and the layers that make them
     "A batch of sequences with exact layers; the same seed gives the same batch."
     B, T, (H, W) = batch_size, n_frames, (size, size) if isinstance(size, int) else size
@@ -513,7 +514,8 @@ def synthesize(
     shadow, light = canonical_layers(source, bare, unoccluded)
     frames = torch.where(mask > 0, seen, unoccluded)
     if bits is not None: frames = (frames*(2**bits - 1)).round()/(2**bits - 1)
-    return frames, Layers(source, shadow, light, mask, seen*mask, alpha*mask)
+    layers = Layers(source, shadow, light, mask, seen*mask, alpha*mask)
+    return frames, share_common(layers) if shared else layers
 
 # %% ../nbs/03_synthesis.ipynb #cell-043
 def _draw_sources(
@@ -575,7 +577,7 @@ def _paint_over(
         clear = clear*(1 - opacity)
     return picture, 1 - clear
 
-# %% ../nbs/03_synthesis.ipynb #cell-050
+# %% ../nbs/03_synthesis.ipynb #cell-051
 STATISTICS = ('black share', 'white share', 'luminance', 'saturation', 'local contrast')
 
 def frame_statistics(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT/"docs/_build"
 PLAIN, PROCESSED, SOURCE, HTML = BUILD/"nbs", ROOT/"_proc", BUILD/"source", BUILD/"html"
 LONG = 25  # lines; longer code is folded
-DIRECTIVE = re.compile(r"^#\|\s*([\w-]+)(?:\s*:\s*(.*?))?(?:\s.*)?$\n?", flags=re.M)
+SHORT = 20  # lines; an implementation that is no longer stands open and is its own signature
+DIRECTIVE = re.compile(r"^#\|[ \t]*([\w-]+)(?:[ \t]*:[ \t]*(.*?))?(?:[ \t].*)?$\n?", flags=re.M)
 
 
 def page_name(stem):
@@ -145,46 +146,104 @@ def signature_cell(text, page, level, seen):
     return re.sub(r"^#+ (\S+)\s*$", heading, text, flags=re.M)
 
 
-def fold(cell, directives, exported, names):
+def fold(cell, directives, exported, names, short=False, refusal=False):
     "Tags for myst-nb: what is left out, what is folded and what it says on the fold."
     tags, lines = [], cell.source.count("\n") + 1
     if directives.get("echo") == "false": tags.append("remove-input")
-    elif exported or directives.get("code-fold") == "true" or lines > LONG: tags.append("hide-input")
+    elif exported and not short or refusal or directives.get("code-fold") == "true" or lines > LONG: tags.append("hide-input")
     if directives.get("output") == "false": tags.append("remove-output")
     if "hide-input" in tags:
         only_imports = all(re.match(r"(import|from|#|\s|\)|$)", line) for line in cell.source.splitlines())
-        what = "Source of " + ", ".join(names) if names else "Imports" if only_imports else f"Code, {lines} lines"
+        what = ("Source of " + ", ".join(names) if names else "Imports" if only_imports else
+                f"Refusals, {lines} lines" if refusal else f"Code, {lines} lines")
         cell.metadata["mystnb"] = {"code_prompt_show": what, "code_prompt_hide": what}
-    saved = re.search(r"save_figure\(.*?['\"]([\w./-]+)['\"]\s*\)", cell.source, flags=re.S)
-    if saved: cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved[1].replace("_", " ")}
+    if saved := saved_figure(cell.source): cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved.replace("_", " ")}
     if tags: cell.metadata["tags"] = tags
 
 
-def sources_last(cells):
-    "Signatures in the order of their definitions, and then the exported source; nbdev leaves them mixed."
-    cells = list(cells)
-    for source in [cell for cell in cells if cell.cell_type == "code" and is_exported(cell.source)]:
-        first = last = next(i for i, cell in enumerate(cells) if cell is source)
-        while first > 0 and defines(source, cells[first - 1]): first -= 1
-        while last + 1 < len(cells) and defines(source, cells[last + 1]): last += 1
-        shown = [cell for cell in cells[first:last + 1] if cell is not source]
-        cells[first:last + 1] = [*sorted(shown, key=lambda cell: defines(source, cell).start()), source]
-    return cells
+def saved_figure(code):
+    "The name under which a cell saves its figure: the first string in it that is the name of a file in figures/."
+    for name in re.findall(r"['\"]([\w./-]+)['\"]", code):
+        if (ROOT/"figures"/f"{name}.png").exists(): return name
+
+
+def sources_below(cells):
+    "Each signature with its own part of the exported source below it; nbdev leaves neighbours mixed."
+    done, run = [], []
+    for cell in [*cells, None]:
+        if cell is not None and cell.cell_type == "code" and (is_exported(cell.source) or signature(cell) is not None):
+            run.append(cell)
+            continue
+        shown = [cell for cell in run if signature(cell) is not None]
+        for source in [cell for cell in run if signature(cell) is None]:
+            own = [cell for cell in shown if defines(source, cell)]
+            shown = [cell for cell in shown if not any(cell is one for one in own)]
+            done += interleaved(source, sorted(own, key=lambda cell: defines(source, cell).start()))
+        done += shown
+        if cell is not None: done.append(cell)
+        run = []
+    return done
 
 
 def is_exported(source): return '#| code-summary: "Exported source"' in source  # nbdev's own mark
 
 
+def shown_name(cell): return re.search(r"show_doc\(([\w.]+)", cell.source)[1].split(".")[-1]
+
+
 def defines(source, shown):
     "Where in an exported cell the thing is defined whose signature another cell shows."
     if signature(shown) is None: return None
-    name = re.search(r"show_doc\(([\w.]+)", shown.source)[1].split(".")[-1]
-    return re.search(rf"^\s*(async\s+)?(def|class)\s+{name}\b", source.source, flags=re.M)
+    return re.search(rf"^\s*(async\s+)?(def|class)\s+{shown_name(shown)}\b", source.source, flags=re.M)
+
+
+def interleaved(source, shown):
+    "Signature, its code, next signature, its code; a short one is marked, because its code shows the signature too."
+    marks = "".join(match[0] for match in DIRECTIVE.finditer(source.source))
+    code = DIRECTIVE.sub("", source.source).strip("\n")
+    names = [shown_name(cell) for cell in shown]
+    tree = ast.parse(code)
+    ends = {node.name: node.end_lineno for node in tree.body if hasattr(node, "name")}
+    if not shown or any(name not in ends for name in names): return [*shown, source]  # a method inside its class
+    lines, done, start = code.split("\n"), [], 0
+    for k, (cell, name) in enumerate(zip(shown, names)):
+        end = ends[name] if k + 1 < len(shown) else len(lines)
+        part = "\n".join(lines[start:end]).strip("\n")
+        own = new_code_cell(f"{marks}{part}", outputs=source.outputs if k + 1 == len(shown) else [])
+        own["short"] = cell["short"] = part.count("\n") < SHORT
+        done += [cell, own]
+        start = end
+    return done
+
+
+# ---- refusals: tests of what a function must not take ---------------------------------------------------------
+
+def is_refusal(node):
+    "`test_fail(...)`, or a block that expects an exception, or a loop over such."
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call): return getattr(node.value.func, "id", "") == "test_fail"
+    if isinstance(node, ast.For): return all(map(is_refusal, node.body))
+    if not isinstance(node, ast.With): return False
+    return any("ExceptionExpected" in ast.unparse(item.context_expr) for item in node.items) or all(map(is_refusal, node.body))
+
+
+def split_refusals(code):
+    "A cell's code, and the refusals that it ends with, if they take more than a line."
+    try: body = ast.parse(code).body
+    except SyntaxError: return code, ""
+    lines, first = code.split("\n"), len(body)
+    while first and is_refusal(body[first - 1]): first -= 1
+    while first < len(body) and first and body[first].lineno <= body[first - 1].end_lineno: first += 1  # a; b
+    if first == len(body): return code, ""
+    start = body[first].lineno - 1
+    above = body[first - 1].end_lineno if first else 0
+    while start > above and lines[start - 1].lstrip().startswith("#"): start -= 1  # the comment that introduces them
+    if len(lines) - start < 2: return code, ""
+    return "\n".join(lines[:start]).rstrip(), "\n".join(lines[start:])
 
 
 def adapt(nb, original, stem, links):
     page, level, seen, names, cells = page_name(stem), 1, set(), [], []
-    for cell in sources_last(nb.cells):
+    for cell in sources_below(nb.cells):
         source = cell.get("source") or ""
         if cell.cell_type == "raw" and source.startswith("---"):
             cells.append(new_markdown_cell(title_cell(source, original, stem)))
@@ -196,23 +255,36 @@ def adapt(nb, original, stem, links):
         elif signature(cell) is not None:
             text = signature(cell)
             names += re.findall(r"^#+ (\S+)\s*$", text, flags=re.M)
+            if cell.get("short"): text = "\n\n".join(re.findall(r"^#+ \S+\s*$", text, flags=re.M))
             cells.append(new_markdown_cell(links(signature_cell(text, page, level, seen))))
         elif cell.cell_type == "code" and source.strip():
-            directives, exported = dict(DIRECTIVE.findall(source)), is_exported(source)
-            cell.source = DIRECTIVE.sub("", source).strip("\n")
-            if not cell.source.strip(): continue
-            cell.metadata = {}
-            fold(cell, directives, exported, names if exported else [])
+            cells += code_cells(cell, names, links)
             names = []
-            for output in cell.outputs:
-                data = output.get("data", {})
-                if "text/markdown" in data: data["text/markdown"] = links(joined(data["text/markdown"]))
-            cells.append(cell)
     nb.cells = cells
     for i, cell in enumerate(nb.cells): cell["id"] = f"cell-{i:03d}"
     nb.metadata = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"},
                    "language_info": {"name": "python"}}
     return nb
+
+
+def code_cells(cell, names, links):
+    "A cell as readers see it: without directives, folded where it is long, its refusals in a fold of their own."
+    directives, exported = dict(DIRECTIVE.findall(cell.source)), is_exported(cell.source)
+    code, short = DIRECTIVE.sub("", cell.source).strip("\n"), cell.pop("short", False)
+    if not code.strip(): return []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "text/markdown" in data: data["text/markdown"] = links(joined(data["text/markdown"]))
+    hidden = exported or directives.get("echo") == "false" or cell.outputs
+    kept, refused = (code, "") if hidden else split_refusals(code)
+    cell.source, cell.metadata = kept, {}
+    if exported and not names: names = re.findall(r"^(?:def|class) (\w+)", code, flags=re.M)  # private ones have no signature
+    fold(cell, directives, exported, names if exported else [], short)
+    parts = [cell] if kept.strip() else []
+    if refused:
+        parts.append(new_code_cell(refused))
+        fold(parts[-1], {}, False, [], refusal=True)
+    return parts
 
 
 # ---- contents -------------------------------------------------------------------------------------------------

@@ -61,15 +61,21 @@ def inference(row):
 
 
 def training(row):
+    from torch.nn.functional import l1_loss
     from htcv.fusion_training import fusion_loss
     from htcv.synthesis import synthesize
     model = model_of(row).train().requires_grad_()
     frames, layers = synthesize(row["batch"], row["frames"], row["size"], seed="performance", device=row["device"])
     batch = dict(frames=frames) | {name: x for name, x in vars(layers).items()}
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    def loss():
+        if hasattr(model, "carry_out"): return fusion_loss(model, batch)["loss"]
+        seen = model(frames)
+        return sum(l1_loss(getattr(seen, name), batch[name].expand_as(getattr(seen, name))) for name in ("source", "occlusion_mask", "occlusion_rgb")) + \
+               sum((getattr(seen, name) - batch[name]).abs().mean() for name in ("shadow", "light"))
     def step():
         torch.manual_seed(0)
-        fusion_loss(model, batch, fewest=row["frames"])["loss"].backward()
+        loss().backward()
         optimizer.step(); optimizer.zero_grad()
     return step, dict
 
@@ -84,12 +90,12 @@ def labels(row):
 
 
 def data(row):
-    from htcv.scene_bank import HungScenes, drawn_scenes, paints
+    from htcv.scene_bank import RelitSequences, draw_batch, drawn_scenes, sample_images
     from htcv.synthesis import synthesize
     B, T, size = row["batch"], row["frames"], row["size"]
     if row["what"] == "synthesis": return lambda: synthesize(B, T, size, seed="performance", device=row["device"]), dict
-    hung = HungScenes(dict(drawn=drawn_scenes(4*T, size)), paints(24, size), length=B, n_frames=T)
-    return lambda: [hung[i] for i in range(B)], dict
+    lit = RelitSequences(dict(drawn=drawn_scenes(4*T, size)), sample_images(24, size))
+    return lambda: draw_batch(lit, 0, B, T, size), dict
 
 
 def measure(row, patience):

@@ -3,12 +3,17 @@
     run_notebooks.py                 run all of them, `index` last
     run_notebooks.py 01 30           run those whose names start so
     run_notebooks.py --clean         clean without running
-    run_notebooks.py --check         change nothing; fail where a notebook is not clean or was not run
+    run_notebooks.py --check         change nothing; fail where a notebook is not clean or was not run, or
+                                     where code changed after the outputs below it were made
+
+An execution leaves hashes of the code that it ran in the notebook's metadata (`executed`): the check compares
+them. Comments are not hashed. A notebook that was executed before there were hashes has none and passes.
 
 At the default scale (HTCV_SCALE=cpu) notebooks are executed in place. At any other the executed copies go to
 `scratch/<scale>/nbs/`, because what is committed is what the default scale shows.
 """
-import argparse, ast, os, re, sys, threading, time
+import argparse, ast, hashlib, io, os, re, sys, threading, time, tokenize
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import nbformat
@@ -20,6 +25,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/"nbs"
 SHOWS = {"print", "display", "show_table", "save_figure"}  # calls that leave an output behind
+EXECUTED = "executed"  # the key of the hashes in a notebook's metadata; settings.ini allows it, so that nbdev_clean keeps it
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -60,7 +66,7 @@ def clean(nb):
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs = clean_outputs(cell.outputs)
     nb.metadata.pop("widgets", None)
-    clean_nb(nb)
+    clean_nb(nb, allowed_metadata_keys=[EXECUTED])
     return nb
 
 
@@ -74,6 +80,42 @@ def write(path, nb):
     draft = path.with_name(f".{path.name}.part")
     draft.write_text(as_text(nb), encoding="utf-8")
     draft.replace(path)
+
+
+# ---- what was executed ----------------------------------------------------------------------------------------
+
+def code_only(source):
+    "A cell's code without comments and trailing blanks, which change no output; as it is, where it is not Python."
+    lines = source.split("\n")
+    try: tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (tokenize.TokenError, SyntaxError): return source
+    for token in tokens:
+        if token.type != tokenize.COMMENT: continue
+        row, column = token.start
+        lines[row - 1] = lines[row - 1][:column].rstrip() or None
+    return "\n".join(line.rstrip() for line in lines if line is not None).strip()
+
+
+def hashes(nb):
+    "One short hash for each code cell, in order."
+    cells = (cell for cell in nb.cells if cell.cell_type == "code")
+    return [hashlib.sha256(code_only(cell.source).encode()).hexdigest()[:8] for cell in cells]
+
+
+def remember(nb):
+    "Stores what was executed, as one line, so that it takes one line of a diff."
+    nb.metadata[EXECUTED] = " ".join(hashes(nb))
+    return nb
+
+
+def stale(nb):
+    "The cells whose code is not what made the notebook's outputs, as text; nothing where no hashes are stored."
+    if EXECUTED not in nb.metadata: return
+    before, now = nb.metadata[EXECUTED].split(), hashes(nb)
+    places = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+    for tag, a, b, c, d in SequenceMatcher(None, before, now, autojunk=False).get_opcodes():
+        if tag == "delete": yield f"{b - a} cells were removed before cell {places[c] if c < len(places) else len(nb.cells)}"
+        elif tag != "equal": yield from (f"cell {places[i]} changed" for i in range(c, d))
 
 
 # ---- check ----------------------------------------------------------------------------------------------------
@@ -95,6 +137,8 @@ def faults(path):
         if any(o.output_type == "error" for o in cell.outputs): yield f"cell {i} stored an error"
         skipped = re.search(r"^#\|\s*eval:\s*false", cell.source, flags=re.M)
         if shows_something(cell.source) and not cell.outputs and not skipped: yield f"cell {i} was not executed"
+    changed = ", ".join(stale(nb))
+    if changed: yield f"its outputs were made by other code ({changed}): `run_notebooks.py {path.stem.split('_')[0]}`"
     if as_text(clean(nb)) != text: yield "is not clean: `make clean-notebooks`"
 
 
@@ -150,7 +194,7 @@ def run(paths):
             progress.close()
             print(explain(path, error, ran[-1] if ran else 0), file=sys.stderr)
             return 1
-        write(target/path.name, clean(nb))
+        write(target/path.name, clean(remember(nb)))
         progress.bar.update(len(nb.cells) - len(ran))
         progress.say(f"  {path.stem:<28}{time.time() - start:7.1f} s")
     progress.close()

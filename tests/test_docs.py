@@ -75,6 +75,197 @@ def test_the_search_finds_functions(site):
     assert "compose" in (site/"searchindex.js").read_text(encoding="utf-8")
 
 
+def test_images_are_numbered_and_link_to_their_full_size(pages, site):
+    shown = 0
+    for path, page in pages.items():
+        figures = re.findall(r'<span class="figure".*?href="([^"]+)".*?<img[^>]*src="([^"]+)".*?Figure (\d+)', page.text, flags=re.S)
+        assert all(link == image and (site/link).exists() for link, image, _ in figures), path.name
+        assert [int(number) for *_, number in figures] == list(range(1, len(figures) + 1)), path.name
+        assert len(figures) == len(re.findall(r'<img[^>]*src="(?:_images|figures)/', page.text)), path.name
+        shown += len(figures)
+    assert shown > 50
+
+
+def test_short_implementations_stand_open_and_long_ones_are_folded(pages, site):
+    "`underlying` is an equation: it is read without a click. No page shows its exported code twice."
+    text = pages[site/"composition.html"].text
+    folded = re.findall(r"<details.*?</details>", text, flags=re.S)
+    opened = re.sub(r"<[^>]+>", "", re.sub(r"<details.*?</details>", "", text, flags=re.S))
+    assert "return (still * shadow + light).clamp(0, 1)" in opened
+    assert opened.count("def underlying(") == 1
+    assert folded and any("Source of" in fold for fold in folded)
+
+
+@pytest.fixture(scope="module")
+def builder(root):
+    import sys
+    sys.path.insert(0, str(root/"scripts"))
+    import build_docs
+    return build_docs
+
+
+def test_refusals_are_split_off(builder):
+    tests = "test_eq(f(1), 2)\n# what it refuses\ntest_fail(lambda: f(0), contains='0')\ntest_fail(lambda: f(-1))"
+    assert builder.split_refusals(tests) == (tests.split("\n")[0], "\n".join(tests.split("\n")[1:]))
+    loop = "for bad in (0, 1):\n    test_fail(lambda: f(bad))"
+    assert builder.split_refusals(loop) == ("", loop)
+    for kept in ("test_eq(f(1), 2)\ntest_fail(lambda: f(0))", "test_fail(lambda: f(0),\n    contains='0')\ntest_eq(1, 1)", "%magic"):
+        assert builder.split_refusals(kept) == (kept, "")
+    behind = "test_eq(1, 1); test_fail(lambda: f(0))\ntest_fail(lambda: f(0),\n  contains='0')"
+    assert builder.split_refusals(behind) == (behind.split("\n")[0], "\n".join(behind.split("\n")[1:]))
+
+
+def test_only_directives_are_left_out(builder):
+    "The line after a directive stays, and a directive may have a value or an argument."
+    for head in ("#| exports", "#| eval: false", "#| export name", '#| code-summary: "Exported source"'):
+        assert builder.DIRECTIVE.sub("", f"{head}\nA = 1\n\nB = 2") == "A = 1\n\nB = 2"
+
+
+def test_each_signature_gets_its_own_source(builder):
+    from nbformat.v4 import new_code_cell, new_output
+    mark = '#| code-fold: show\n#| code-summary: "Exported source"\n#| exports\n'
+    long = "def b(\n    x, # a number\n):\n" + "\n".join("    x += 1" for _ in range(30))
+    source = new_code_cell(f"{mark}A = 1\n\ndef a(): return A\n\n{long}\n\nC = 2")
+    heading = lambda name: [new_output("display_data", {"text/markdown": f"### {name}"})]
+    shown = [new_code_cell(f"#| output: asis\nshow_doc({name})", outputs=heading(name)) for name in "ab"]
+    first, one, second, two = builder.interleaved(source, shown)
+    assert (first, second) == tuple(shown) and one.short and not two.short
+    private = new_code_cell(f"{mark}def _p(): pass")
+    mixed = builder.sources_below([shown[1], shown[0], private, source, new_code_cell("a()")])
+    assert [cell.source for cell in mixed][1::2] == [shown[0].source, shown[1].source, "a()"], "nbdev's order does not matter"
+    assert one.source == f"{mark}A = 1\n\ndef a(): return A" and two.source == f"{mark}{long}\n\nC = 2"
+
+
+def test_formulas_have_a_font_that_stretches_brackets(site):
+    "One font is shipped with the site, with its licence; below, a browser shows that it does its work."
+    font = site/"_static"/"fonts"/"htcv-math.woff2"
+    assert font.read_bytes()[:4] == b"wOF2" and font.stat().st_size < 250_000
+    assert (font.parent/"GUST-FONT-LICENSE.txt").exists()
+    css = (site/"_static"/"site.css").read_text()
+    assert "fonts/htcv-math.woff2" in css and re.search(r'^math \{ font-family: "htcv Math"', css, flags=re.M)
+
+
+def test_the_site_has_an_icon(pages, site):
+    for path, page in pages.items(): assert re.search(r'<link rel="[a-z ]*icon" href="_static/favicon.svg"', page.text), path.name
+    assert (site/"_static"/"favicon.svg").exists()
+
+
+# ---- as a browser shows it --------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium or not shutil.which("chromedriver"): pytest.skip("no Chromium with its driver here")
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                 "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
+                 "--window-size=1400,1000", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"): options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+CONTRAST = """
+const cache = new Map(), probe = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+function rgba(text) {
+  if (!cache.has(text)) {
+    probe.clearRect(0, 0, 1, 1); probe.fillStyle = text; probe.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = probe.getImageData(0, 0, 1, 1).data; cache.set(text, [r, g, b, a/255]);
+  }
+  return cache.get(text);
+}
+const over = (top, below) => [0, 1, 2].map(i => top[3]*top[i] + (1 - top[3])*below[i]).concat(1);
+function background(element) {
+  if (!element) return rgba(getComputedStyle(document.documentElement).colorScheme == 'dark' ? '#000' : '#fff');
+  const own = rgba(getComputedStyle(element).backgroundColor);
+  return own[3] == 1 ? own : over(own, background(element.parentElement));
+}
+const linear = v => (v /= 255) <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4;
+const luminance = c => .2126*linear(c[0]) + .7152*linear(c[1]) + .0722*linear(c[2]);
+function contrast(front, back) {
+  const [a, b] = [luminance(over(front, back)), luminance(back)];
+  return (Math.max(a, b) + .05)/(Math.min(a, b) + .05);
+}
+document.querySelectorAll('details').forEach(d => d.open = true);
+const seen = new Set(), found = [];
+let texts = 0;
+function judge(element, style, text) {
+  let faint = 1;
+  for (let e = element; e; e = e.parentElement) faint *= Number(getComputedStyle(e).opacity);
+  const front = rgba(style.color).slice(), back = background(element);
+  front[3] *= faint; texts++;
+  const key = [front, back].join();
+  if (seen.has(key)) return;
+  seen.add(key);
+  const ratio = contrast(front, back);
+  found.push([Math.round(ratio*100)/100, `${element.tagName}.${element.className}`, text.trim().slice(0, 40), style.color, back.slice(0, 3).map(Math.round).join()]);
+}
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const text = walk.currentNode.data, element = walk.currentNode.parentElement;
+  if (!text.trim() || ['SCRIPT', 'STYLE', 'NOSCRIPT', 'TEMPLATE'].includes(element.tagName)) continue;
+  if (!element.checkVisibility || !element.checkVisibility({checkVisibilityCSS: true})) continue;
+  judge(element, getComputedStyle(element), text);
+}
+for (const input of document.querySelectorAll('input[placeholder]'))
+  if (input.checkVisibility()) judge(input, getComputedStyle(input, '::placeholder'), input.placeholder);
+return [texts, found.sort((a, b) => a[0] - b[0])];
+"""
+
+
+def contrasts(browser, page, mode):
+    "Number of texts, and the different pairs of text and ground on a page, faintest first; all folds opened."
+    browser.get(page.as_uri())
+    browser.execute_script(f"document.body.dataset.theme = '{mode}'; "
+                           "document.head.append(Object.assign(document.createElement('style'), "
+                           "{textContent: '* { transition: none !important; animation: none !important; }'}))")
+    return browser.execute_script(CONTRAST)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_every_text_stands_out_from_its_ground(pages, site, browser, mode):
+    "At least 4.5:1 (WCAG AA) for every text of every page: comments and numbers of code, captions, folds, the sidebar."
+    texts, faint = 0, {}
+    for path in pages:
+        n, found = contrasts(browser, path, mode)
+        texts += n
+        if pale := [pair for pair in found if pair[0] < 4.5]: faint[path.name] = pale
+    assert texts > 20_000 and not faint, f"{sum(map(len, faint.values()))} pairs: {list(faint.items())[:3]}"
+
+
+@pytest.mark.browser
+def test_the_measure_of_contrast_can_fail(browser, tmp_path):
+    "Grey #767676 on white is the well-known limit of 4.54; see-through and faint text counts as what is seen of it."
+    page = tmp_path/"page.html"
+    page.write_text("<body style='background:#fff'><p style='color:#767676'>limit</p><p style='color:#ccc'>pale</p>"
+                    "<div style='background:#000'><p style='color:#fff;opacity:.4'>faint</p></div>"
+                    "<p style='color:rgba(0,0,0,.3)'>thin</p><details><summary>s</summary><p style='color:#ddd'>folded</p></details></body>")
+    _, found = contrasts(browser, page, "light")
+    said = {text: ratio for ratio, _, text, *_ in found}
+    assert said["limit"] == pytest.approx(4.54, abs=.01) and said["pale"] == pytest.approx(1.61, abs=.01)
+    assert said["faint"] < 4.5 and said["thin"] < 4.5 and said["folded"] < 1.5
+
+
+@pytest.mark.browser
+def test_brackets_grow_with_what_they_hold(site, browser, tmp_path):
+    "With the site's font, on a machine that may have no other with a MATH table, a bracket around a fraction is taller."
+    page = tmp_path/"page.html"
+    page.write_text(f"""<!doctype html><link rel="stylesheet" href="{(site/'_static'/'site.css').as_uri()}">
+    <math display="block"><mo id="low">(</mo><mi>x</mi><mo>)</mo></math>
+    <math display="block"><mrow><mo id="tall">(</mo><mfrac><mfrac><mi>x</mi><mi>y</mi></mfrac><mfrac><mi>x</mi><mi>y</mi></mfrac></mfrac><mo>)</mo></mrow></math>""")
+    browser.get(page.as_uri())
+    browser.set_window_size(1400, 1000)
+    loaded = browser.execute_async_script(
+        """const done = arguments[0]; document.fonts.load('20px "htcv Math"').then(fonts => done(fonts.length))""")
+    assert loaded == 1
+    height = lambda name: browser.execute_script(f"return document.getElementById('{name}').getBoundingClientRect().height")
+    assert height("tall") > 2*height("low")
+
+
 @pytest.mark.browser
 def test_no_page_scrolls_sideways(pages, site, tmp_path):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,5 +1,6 @@
 "The repository's own rules: notebooks, figures, results and modules belong together, and importing is cheap."
-import ast, json, re, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys, warnings
+from pathlib import Path
 
 import pytest
 import yaml
@@ -79,6 +80,187 @@ def test_readme_is_what_the_index_says(root):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", make_readme.text()): assert (root/link).exists(), link
 
 
+# ---- style: what a cell may look like ---------------------------------------------------------------------------
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def parsed(source):
+    try: return ast.parse(source)
+    except SyntaxError: return ast.Module([], [])  # magics
+
+
+def is_exported(source, directive=r"exporti?|exports"):
+    return re.search(rf"^#\|\s*({directive})\b", source, flags=re.M) is not None
+
+
+def long_lines(source):
+    "Lines of more than 100 columns."
+    return [line for line in source.split("\n") if len(line) > 100]
+
+
+def long_exported_cells(source):
+    "An exported cell of more than 30 lines, directives apart: one idea a cell."
+    lines = [line for line in source.split("\n") if not line.startswith("#|")]
+    return [f"{len(lines)} lines: {lines[0]}"] if is_exported(source) and len(lines) > 30 else []
+
+
+def mixed_cells(source):
+    """Imports beside other code: nbdev runs such a cell alone when it makes the docs, and the other code fails.
+    Below a function an import is lazy; in a cell that is not exported nbdev runs even that."""
+    body = parsed(source).body
+    if all(isinstance(node, IMPORTS) for node in body): return []
+    nodes = body if is_exported(source) else ast.walk(ast.Module(body, []))
+    return [ast.unparse(node) for node in nodes if isinstance(node, IMPORTS)]
+
+
+def private_imports(source):
+    "Another module's private names."
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "htcv"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name))
+
+
+def private_exports(source):
+    "A cell that holds private functions only says `#| exporti`, so that the site leaves them out."
+    body = [node for node in parsed(source).body if not isinstance(node, IMPORTS)]
+    private = [isinstance(node, DEFINITIONS) and node.name.startswith("_") for node in body]
+    return [node.name for node in body] if is_exported(source, "export(?!i)") and private and all(private) else []
+
+
+STYLE = [long_lines, long_exported_cells, mixed_cells, private_imports, private_exports]
+
+
+def style_faults(rule, nb):
+    return [(i, fault) for i, cell in enumerate(nb.cells) if cell.cell_type == "code" for fault in rule(cell.source)]
+
+
+@pytest.mark.parametrize("rule", STYLE, ids=lambda rule: rule.__name__)
+def test_style(rule, root, notebooks):
+    "No notebook breaks a rule more often than tests/exempt.json still allows; the list only shrinks."
+    allowed = json.loads((root/"tests/exempt.json").read_text())[rule.__name__]
+    found = {name: style_faults(rule, nb) for name, nb in notebooks.items()}
+    worse = {name: faults for name, faults in found.items() if len(faults) > allowed.get(name, 0)}
+    better = {name: len(found.get(name, ())) for name, n in allowed.items() if len(found.get(name, ())) < n}
+    if better: warnings.warn(f"tests/exempt.json, {rule.__name__}: can be lowered to {better}")
+    text = "\n".join(f"{name}, cell {i}: {fault}" for name, faults in worse.items() for i, fault in faults)
+    assert not worse, f"more than tests/exempt.json allows ({ {name: allowed.get(name, 0) for name in worse} }):\n{text}"
+
+
+@pytest.mark.parametrize("rule, bad, good", [
+    (long_lines, f"x = 1  # {'long'*25}", "x = 1  # short"),
+    (long_exported_cells, "#| export\n" + "x = 1\n"*31, "#| export\n" + "x = 1\n"*29 + "x = 1"),
+    (long_exported_cells, "#| exporti\n" + "x = 1\n"*31, "x = 1\n"*40),
+    (mixed_cells, "import math\nmath.pi", "import math\nfrom os import path"),
+    (mixed_cells, "with a:\n    import math", "#| export\ndef f():\n    import math"),
+    (mixed_cells, "#| export\nimport math\nx = 1", "x = 1"),
+    (private_imports, "from htcv.plots import _name", "from htcv.plots import name, __version__"),
+    (private_imports, "def f():\n    from htcv.plots import _name", "from other import _name"),
+    (private_exports, "#| export\ndef _f(): pass", "#| exporti\ndef _f(): pass"),
+    (private_exports, "#| export\nimport os\nclass _A: pass", "#| export\ndef _f(): pass\ndef g(): pass"),
+])
+def test_each_rule_of_style_can_fail(rule, bad, good):
+    assert list(rule(bad)) and not list(rule(good))
+
+
+def test_outputs_of_changed_code_are_found(root, tmp_path):
+    "What was executed is remembered through cleaning; a changed, an added and a removed cell are named."
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+    sys.path.insert(0, str(root/"scripts"))
+    import run_notebooks as tool
+    sources = ["a = 1", "b = a + 1  # the sum", "c = '#'", "d = 4"]
+    nb = new_notebook(cells=[new_markdown_cell("# Title"), *map(new_code_cell, sources)])
+    assert not list(tool.stale(nb)), "without hashes there is nothing to say"
+    kept = tool.clean(tool.remember(nb))
+    assert len(kept.metadata["executed"].split()) == 4 and not list(tool.stale(kept))
+
+    def changed(*new):
+        other = new_notebook(cells=[new_markdown_cell("# Other"), *map(new_code_cell, new)], metadata=kept.metadata)
+        return list(tool.stale(other))
+
+    assert not changed("a = 1 # one", "# about\nb = a + 1  ", "c = '#'", "d = 4"), "comments change no output"
+    assert changed("a = 1", "b = a + 1", "c = ''", "d = 4") == ["cell 3 changed"], "a # in a string is no comment"
+    assert changed("a = 1", "b = a + 2", "c = '#'", "d = 4") == ["cell 2 changed"]
+    assert changed("a = 1", "b = a + 1", "c = '#'", "x = 0", "d = 4") == ["cell 4 changed"]
+    assert changed("a = 1", "c = '#'", "d = 4") == ["1 cells were removed before cell 2"]
+    path = tmp_path/"01_other.ipynb"
+    kept.cells[1].source = "a = 2"
+    tool.write(path, kept)
+    assert list(tool.faults(path)) == ["its outputs were made by other code (cell 1 changed): `run_notebooks.py 01`"]
+    path.write_text(tool.as_text(tool.clean(nbformat.read(path, 4))), encoding="utf-8")
+    assert len(list(tool.faults(path))) == 1, "cleaning does not make old outputs new"
+
+
+# ---- the export -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def project(root, tmp_path):
+    "A copy of what the export reads; notebooks are older than modules, as after an export."
+    shutil.copy(root/"settings.ini", tmp_path)
+    for part, pattern in (("nbs", "*.ipynb"), ("htcv", "*.py")):
+        (tmp_path/part).mkdir()
+        for path in root.glob(f"{part}/{pattern}"): shutil.copy(path, tmp_path/part)
+    for path in tmp_path.glob("nbs/*"): os.utime(path, (1e9, 1e9))
+    return tmp_path
+
+
+def exporting(root, project, capsys, *arguments):
+    sys.path.insert(0, str(root/"scripts"))
+    import check_export
+    code = check_export.main(list(arguments), project)
+    return code, capsys.readouterr().out
+
+
+def test_the_export_is_in_step(root, project, capsys):
+    code, said = exporting(root, project, capsys)
+    assert code == 0 and "in step" in said, said
+
+
+def test_a_hand_edit_is_named_and_never_written_over(root, project, capsys):
+    module = project/"htcv/composition.py"
+    edited = re.sub(r"^def compose\(", "def compose( # by hand", module.read_text(), count=1, flags=re.M)
+    module.write_text(edited)
+    for arguments in ([], ["--write"]):
+        code, said = exporting(root, project, capsys, *arguments)
+        assert code == 1 and "htcv/composition.py was edited by hand" in said and "nbdev_update" in said
+        assert "nbs/01_composition.ipynb, cell-" in said and "`compose`" in said
+        assert module.read_text() == edited
+
+
+def test_a_notebook_that_was_not_exported_is_named_and_then_exported(root, project, capsys):
+    import nbformat
+    path, module = project/"nbs/01_composition.ipynb", project/"htcv/composition.py"
+    nb = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in nb.cells if re.search(r"^def compose\(", cell.source, flags=re.M))
+    cell.source += "\n\ndef added(): return 1"
+    nbformat.write(nb, path)
+    before = module.read_text()
+    code, said = exporting(root, project, capsys)
+    assert code == 1 and "older than its notebook" in said and f"{cell.id} (" in said and "`compose`" in said
+    assert module.read_text() == before, "the check changes nothing"
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 0 and "def added" in module.read_text()
+    assert exporting(root, project, capsys)[0] == 0
+
+
+def test_a_module_that_no_notebook_makes_is_found(root, project, capsys):
+    (project/"htcv/stray.py").write_text("x = 1\n")
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 1 and "htcv/stray.py" in said and (project/"htcv/stray.py").exists()
+
+
+def test_nbdev_clean_and_its_settings_change_nothing(root, project):
+    "The steps of nbdev_prepare beside export and tests: what is committed is what they leave."
+    for name in ("_quarto.yml", "nbdev.yml", "sidebar.yml"): shutil.copy(root/"nbs"/name, project/"nbs")
+    tools = Path(sys.executable).parent
+    subprocess.run([tools/"nbdev_clean"], cwd=project, check=True)
+    subprocess.run([sys.executable, "-c", "from nbdev.quarto import refresh_quarto_yml as r; r()"], cwd=project, check=True)
+    changed = [p.name for p in project.glob("nbs/*") if p.read_bytes() != (root/"nbs"/p.name).read_bytes()]
+    assert not changed
+
+
 # ---- figures and results --------------------------------------------------------------------------------------
 
 def named(nb):
@@ -144,6 +326,7 @@ def test_modules_import_only_modules_numbered_below(root):
             if not isinstance(node, ast.ImportFrom): continue
             inside = node.module if node.level else (node.module or "").removeprefix("htcv.") if (node.module or "").startswith("htcv.") else None
             for other in [inside] if inside else [a.name for a in node.names] if node.level else []:
+                if other == '__version__': continue
                 assert number[other] < number[name], f"{name} imports {other}"
 
 
