@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .composition import Layers, compose
 from .decomposer import LATER_PRESETS, SMALLEST, load_decomposer, shipped_weights
-from .fusion import Plan, blend, confidence, enlarged, working_size
+from .fusion import Plan, blend, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
 from .scoring import weights_facts
 
@@ -156,7 +156,7 @@ def plan_frames(
 # %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
 GREY = .5            # of what is left out
-STRIP = 1_500_000    # pixels of all frames together in one strip: about 700 MB
+STRIP = 200_000      # pixels of all frames together in one strip: what a processor's cache holds is fastest
 
 # %% ../nbs/60_restore.ipynb #cell-021
 @torch.no_grad()
@@ -173,12 +173,10 @@ def restored_strip(
     "All layers of some rows at full size."
     device = plan.reading.mask.device
     x, seen = photographs.strip(top, rows).to(device), photographs.views(top, rows).to(device)
-    found = model.carry_out(x, plan, photographs.size, (top, 0))
+    found = model.carry_out(x, plan, photographs.size, (top, 0), None if photographs.seen is None else seen)
     layers, sure = found.layers(), found.confidence
     mask, alpha = layers.occlusion_mask, layers.alpha
-    if photographs.seen is not None:
-        mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
-        sure = confidence(x, mask, enlarged(plan.reading.stops + plan.reading.shading, photographs.size, (top, 0, *x.shape[-2:])))
+    if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
     cut = cut if threshold is None else threshold
     sure = sure.where(sure > 1 - cut, 0)
     if threshold is not None: mask = (mask >= threshold).float()
