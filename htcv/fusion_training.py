@@ -107,8 +107,9 @@ class Recipe:
     steps:int=20_000       # of the optimiser
     sequences:int=4        # in a step of ten frames at 64 pixels
     sizes:dict=field(default_factory=lambda: {64: .72, 96: .18, 128: .10}) # side of the frames -> how often
-    rate:float=1.2e-3      # peak of the learning rate
+    rate:float=8e-4        # learning rate, once it is warm
     warmup:int=200         # steps
+    cooldown:float=.25     # share of the steps, at the end, in which the rate falls
     average:float=.999     # of the moving average of the weights, per step
     clip:float=1.          # norm of the gradient
     restart:int=0          # the step at which it began from given weights, if it did: warmed up again from there
@@ -117,6 +118,7 @@ class Recipe:
     def __post_init__(self):
         if self.steps < 1: raise ValueError(f'steps must be at least 1; got {self.steps}')
         object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()}) # JSON has only texts for keys
+        if not 0 <= self.cooldown <= 1: raise ValueError(f'cooldown is a share of the steps, 0 to 1; got {self.cooldown}')
         if min(self.sizes) < 32: raise ValueError(f'frames must be at least 32 pixels; got {min(self.sizes)}')
 
     def shape(self, step:int)->tuple: # (B, T, side)
@@ -127,10 +129,15 @@ class Recipe:
         return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
 
     def rate_at(self, step:int)->float:
-        "Learning rate of a step."
-        done = max(0., (step - self.warmup)/max(1, self.steps - self.warmup))
+        "Learning rate of a step: warmed up, constant, and falling to a fiftieth at the end."
         warm = min(1., (step - self.restart + 1)/self.warmup)
-        return warm*self.rate*(.02 + .98*.5*(1 + math.cos(math.pi*min(1., done))))
+        fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
+        return self.rate*warm*(1 - .98*min(1., fallen))
+
+    @property
+    def cools_at(self)->int:
+        "The step from which the rate falls; before it a run can still be made longer."
+        return round((1 - self.cooldown)*self.steps)
 
 # %% ../nbs/43_fusion_training.ipynb #cell-021
 class TrainingRun:
@@ -158,6 +165,18 @@ class TrainingRun:
         run = TrainingRun(Recipe(**state['recipe']), device)
         run.model.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
         run.step, run.seconds, run.curve, run.average = (state[name] for name in ('step', 'seconds', 'curve', 'average'))
+        return run
+
+    @staticmethod
+    def of_length(folder:Path, steps:int, device='cpu')->'TrainingRun':
+        "A run as it would stand had it been meant for so many steps: from where its rate had not yet begun to fall."
+        run = TrainingRun.load(Path(folder)/'run.pt', device)
+        if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
+        recipe = replace(run.recipe, steps=steps)
+        if run.step > recipe.cools_at:
+            least = math.ceil(run.step/(1 - recipe.cooldown))
+            raise ValueError(f'{run.step} steps at the full rate are done: give {least} steps or more; got {steps}')
+        run.recipe = recipe
         return run
 
     def averaged(self):
@@ -228,7 +247,7 @@ def train_fusion(
     recipe:Recipe,
     data:RelitSequences,        # to train on
     validation:RelitSequences,  # to validate on
-    folder:str|Path,            # of the checkpoint `run.pt` and the log `log.jsonl`
+    folder:str|Path,            # of the checkpoint `run.pt`, `warm.pt` from before the rate fell, and the log `log.jsonl`
     device:str='cpu',           # where it runs
     until:int|None=None,        # stop after this step; default: at the end of the recipe
     every:int=100,              # steps between checkpoints
@@ -253,6 +272,7 @@ def train_fusion(
             report(f'step {run.step}/{recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(
                 f"{name} {value['psnr']:.1f}/{value['psnr_after_gain']:.1f} dB" for name, value in scores.items()))
         if run.step % every == 0 or last: run.save(path)
+        if run.step == recipe.cools_at: run.save(folder/'warm.pt')
     run.save(path)
     return run
 

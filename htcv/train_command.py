@@ -166,7 +166,7 @@ def _parser()->argparse.ArgumentParser:
         'Trains the model that ships. One of:\n'
         '  htcv_train --prepare                      images and scenes, once\n'
         '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not depend on the machine\n'
-        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly\n'
+        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with --steps N make it longer\n'
         '  htcv_train --preset fusion --publish      weights and card'))
     add = parser.add_argument
     add('--prepare', action='store_true', help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is given')
@@ -200,7 +200,8 @@ def _checked(parser, given)->argparse.Namespace:
     if not there[kind]: parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
     if not (given.prepare or given.resume or given.publish or length): parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
-    if begun and length: parser.error(f'{given.out} holds a run already: --resume goes on with it; or give another --out')
+    if begun and length and not (given.resume and given.steps):
+        parser.error(f'{given.out} holds a run already: --resume goes on with it, --resume --steps N makes it longer; or give another --out')
     if not begun and (given.resume or given.publish and not length): parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
     if given.start and not given.steps: parser.error('--start needs --steps: those of the whole run')
     for name in ('hours', 'steps', 'until', 'threads', 'sequences'):
@@ -234,6 +235,13 @@ def _begin(given, data)->Recipe:
     run.save(given.out/'run.pt')
     return recipe
 
+def _lengthen(folder:Path, steps:int):
+    "Gives a run another length; one that was cooled down already is kept beside it."
+    run, path = TrainingRun.of_length(folder, steps), folder/'run.pt'
+    old = TrainingRun.load(path)
+    if old.step > run.step: path.rename(folder/f'run-{old.recipe.steps}.pt')
+    run.save(path)
+
 def _commit()->str:
     "The commit of the code, where it is a clone."
     said = subprocess.run(['git', 'log', '-1', '--format=%h'], cwd=Path(htcv.__file__).parent, capture_output=True, text=True)
@@ -263,6 +271,7 @@ def htcv_train(
         if not (given.resume or given.publish or given.steps or given.hours): return 0
         sets = load_data(given.data, given.seed)
         path = given.out/'run.pt'
+        if path.exists() and given.steps: _lengthen(given.out, given.steps)
         recipe = TrainingRun.load(path).recipe if path.exists() else _begin(given, sets[0])
         run = TrainingRun.load(path) if path.exists() else None
         if not given.publish or given.resume or run is None:
