@@ -6,8 +6,9 @@
 __all__ = ['MAX_PSNR', 'GREY', 'COUNTS', 'RATIOS', 'CUTS', 'COLUMNS', 'SOURCE_COLUMNS', 'MASK_COLUMNS', 'LIGHTING_COLUMNS',
            'psnr', 'after_gain', 'psnr_after_gain', 'gaussian_windows', 'after_smooth_gain', 'psnr_after_smooth_gain',
            'ssim', 'mae', 'age', 'peps', 'mask_counts', 'iou', 'f1', 'precision', 'recall', 'average_precision',
-           'best_threshold', 'si_mse', 'score_lighting', 'score_source', 'score_masks', 'score_decomposition',
-           'trivial_layers', 'mean_source', 'median_source', 'per_sequence', 'bootstrap', 'comparison_table']
+           'best_threshold', 'si_mse', 'score_lighting', 'pattern_peak', 'score_source', 'score_masks',
+           'score_decomposition', 'trivial_layers', 'mean_source', 'median_source', 'per_sequence', 'bootstrap',
+           'comparison_table']
 
 # %% ../nbs/07_evaluation.ipynb #cell-002
 import functools
@@ -293,6 +294,25 @@ def score_lighting(
     return scores
 
 # %% ../nbs/07_evaluation.ipynb #cell-032
+def pattern_peak(
+    x:Tensor,      # (...,H,W), at the size at which it was predicted
+    period:int=2,  # pixels
+    around:int=6,  # frequencies to either side to compare with
+)->Tensor: # (...): amplitude at the period, by the mean of the amplitudes around it
+    "How far a pattern of a period stands out, down, across or diagonally, whichever is most."
+    H, W = (n//period*period for n in x.shape[-2:])
+    if min(H, W) < 4*around: raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
+    x = x[..., :H, :W] - x[..., :H, :W].mean((-2, -1), keepdim=True)
+    window = torch.hann_window(H)[:, None]*torch.hann_window(W)
+    spectrum = torch.fft.fft2(x*window).abs()
+    offsets, peaks = torch.arange(-around, around + 1), []
+    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1) # a Hann window spreads a line over three
+    for down, across in ((H//period, 0), (0, W//period), (H//period, W//period)):
+        near = spectrum[..., (down + offsets)[:, None] % H, (across + offsets) % W]
+        peaks.append(near[..., around, around]/near[..., apart].mean(-1).clamp(min=1e-12))
+    return torch.stack(peaks, -1).amax(-1)
+
+# %% ../nbs/07_evaluation.ipynb #cell-035
 def score_source(
     prediction:Tensor, # (B,3,H,W) in [0,1]
     source:Tensor,     # (B,3,H,W) in [0,1]
@@ -318,7 +338,7 @@ def score_masks(
                 coverage=found.mean(1), true_coverage=there.mean(1),
                 empty_frames=empty.sum(1), false_alarm=(found*empty).sum(1) / empty.sum(1))
 
-# %% ../nbs/07_evaluation.ipynb #cell-033
+# %% ../nbs/07_evaluation.ipynb #cell-036
 def score_decomposition(
     prediction:Layers,        # what a model, or anybody, says the layers are
     layers:Layers,            # what they are
@@ -345,7 +365,7 @@ def trivial_layers(
     return Layers(source, shadow=nothing + 1, light=nothing, occlusion_mask=nothing,
                   occlusion_rgb=0*frames)
 
-# %% ../nbs/07_evaluation.ipynb #cell-036
+# %% ../nbs/07_evaluation.ipynb #cell-039
 def mean_source(
     frames:Tensor, # (B,3,T,H,W)
 )->Tensor: # (B,3,H,W)
@@ -359,7 +379,7 @@ def median_source(
     T, values = frames.shape[2], sort_frames(frames)
     return (values[(T - 1)//2] + values[T//2]) / 2
 
-# %% ../nbs/07_evaluation.ipynb #cell-039
+# %% ../nbs/07_evaluation.ipynb #cell-042
 def per_sequence(
     scores:dict,         # name -> (B,)
     ids:list|None=None,  # names of the sequences
@@ -380,7 +400,7 @@ def _aggregate(rows:list, name:str, draws:np.ndarray)->np.ndarray: # a number fo
     mean = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return np.where(known.any(-1), mean, np.nan)
 
-# %% ../nbs/07_evaluation.ipynb #cell-040
+# %% ../nbs/07_evaluation.ipynb #cell-043
 def bootstrap(
     rows:list,         # one dict for each sequence
     name:str,          # which score
@@ -397,7 +417,7 @@ def bootstrap(
     if np.isnan(mean): return (float('nan'),)*3
     return float(mean), *np.nanquantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
 
-# %% ../nbs/07_evaluation.ipynb #cell-041
+# %% ../nbs/07_evaluation.ipynb #cell-044
 COLUMNS = dict(psnr='PSNR', psnr_after_gain='PSNR after gain', ssim='SSIM',
                shadow_mae='shadow MAE', light_mae='light MAE', iou='IoU', coverage='coverage',
                recomposition_psnr='recomposition PSNR')
@@ -415,7 +435,7 @@ def _digits(name:str)->int: # decimals
     "One for decibels and grey levels, four for squared errors, three for the rest."
     return 1 if 'psnr' in name or name == 'age' else 4 if 'mse' in name else 3
 
-# %% ../nbs/07_evaluation.ipynb #cell-042
+# %% ../nbs/07_evaluation.ipynb #cell-045
 def comparison_table(
     results:dict,            # method -> list of rows, as from `per_sequence`
     columns:dict|None=None,  # score -> title; default: those of `COLUMNS` that were scored

@@ -82,3 +82,26 @@ def test_burnt_out_and_covered_everywhere_is_not_trusted():
     frames, stops = torch.ones(1, 3, 2, 4, 4), torch.ones(1, 3, 2, 4, 4)
     assert confidence(frames, torch.zeros(1, 1, 2, 4, 4), stops).max() == 0
     assert confidence(frames*.5, torch.ones(1, 1, 2, 4, 4), stops).max() == 0
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_onnx_gives_the_same(frames, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+
+    class Layers(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, frames):
+            seen = self.model(frames)
+            return seen.source, seen.shadow, seen.light, seen.occlusion_mask, seen.confidence
+
+    wrapped = Layers(create_decomposer("fusion-small", seed=0).eval())
+    x = torch.rand(1, 3, frames, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): wanted = wrapped(x)
+    torch.onnx.export(wrapped, (x,), dynamo=True, verbose=False).save(tmp_path/"model.onnx")
+    session = runtime.InferenceSession(tmp_path/"model.onnx")
+    for got, want in zip(session.run(None, {session.get_inputs()[0].name: x.numpy()}), wanted):
+        assert (torch.from_numpy(got) - want).abs().max() < 1e-4
