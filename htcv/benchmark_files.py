@@ -18,7 +18,8 @@ def benchmark_folder(
     "The test sequences that ship with the package."
     import htcv
     folder = Path(htcv.__file__).parent/'benchmark'/part
-    if not folder.is_dir(): raise FileNotFoundError(f'{folder} is missing: install htcv again, with its data files')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder} is missing: install htcv again, with its data files')
     return folder
 
 def check_benchmark(
@@ -30,5 +31,6 @@ def check_benchmark(
     for line in (folder/'SHA256SUMS').read_text().splitlines():
         wanted, name = line.split(maxsplit=1)
         path = folder/name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted: wrong.append(name)
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            wrong.append(name)
     return wrong

@@ -58,7 +58,8 @@ REDUCTIONS = ('first', 'mean', 'mean_max')
 def _whole_numbers(name:str, values)->tuple:
     "A tuple of positive integers, or a `ValueError`."
     ok = isinstance(values, (tuple, list)) and all(type(x) is int and x > 0 for x in values)
-    ok = ok and len(values) == (3 if name in ('patch', 'window', 'kernel', 'up_kernel') else len(values))
+    ok = ok and len(values) == (3 if name in ('patch', 'window', 'kernel', 'up_kernel')
+                                else len(values))
     if not ok or not (values or name == 'stem'):
         raise ValueError(f'{name} must hold positive whole numbers, three for frames, rows, columns; got {values!r}')
     return tuple(values)
@@ -81,19 +82,24 @@ def check_config(c:'DecomposerConfig'):
               "source_reduction 'first' drops frames in an up-step without skip; it needs stem=()":
                   bool(c.stem) and c.source_reduction == 'first',
               f'lighting_channels must be 1 or 3; got {c.lighting_channels!r}': c.lighting_channels not in (1, 3)}
-    faults |= {f'{w} channels cannot be shared by {n} attention heads': w % n for w, n in zip(c.maps, c.attention_heads)}
-    faults |= {f'{w} channels cannot be split into {c.norm_groups} norm_groups': w % c.norm_groups for w in widths}
+    faults |= {f'{w} channels cannot be shared by {n} attention heads': w % n
+               for w, n in zip(c.maps, c.attention_heads)}
+    faults |= {f'{w} channels cannot be split into {c.norm_groups} norm_groups': w % c.norm_groups
+               for w in widths}
     for message, wrong in faults.items():
         if wrong: raise ValueError(message)
 
 # %% ../nbs/05_decomposer.ipynb #cell-007
 DECOMPOSER_PRESETS = {
-    'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2), attention_heads=(3, 6, 12, 24),
+    'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2),
+                               attention_heads=(3, 6, 12, 24),
                                window=(2, 7, 7), norm_groups=8, up_maps=(48, 24), kernel=(3, 3, 3),
-                               up_kernel=(3, 3, 3), stem=(), source_reduction='first', source_residual=False,
+                               up_kernel=(3, 3, 3), stem=(), source_reduction='first',
+                               source_residual=False,
                                rgb_residual=False, informed_bias=False),
     'compact': DecomposerConfig(),
-    'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2, up_maps=(8, 4), stem=(4, 4)),
+    'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2,
+                             up_maps=(8, 4), stem=(4, 4)),
 }
 
 # %% ../nbs/05_decomposer.ipynb #cell-010
@@ -138,7 +144,8 @@ def deviations(
     mean = F.interpolate(F.adaptive_avg_pool2d(flat, cells), size=frames.shape[3:], mode='bilinear')
     mean = rearrange(mean, '(b t) c h w -> b c t h w', t=frames.shape[2])
     detail, middle = frames/(mean + epsilon), mean.median(2, keepdim=True).values
-    return torch.cat([detail - detail.median(2, keepdim=True).values, (mean - middle)/(mean + middle + epsilon)], dim=1)
+    return torch.cat([detail - detail.median(2, keepdim=True).values,
+                      (mean - middle)/(mean + middle + epsilon)], dim=1)
 
 def evidence(
     frames:Tensor, # (B,3,T,H,W) in [0,1]
@@ -161,7 +168,8 @@ class Stem(nn.Module):
             nn.Conv3d(a, b, (1, 3, 3), stride=(1, 1 + (i > 0), 1 + (i > 0)), padding=(0, 1, 1))
             for i, (a, b) in enumerate(zip(widths, widths[1:])))
 
-    def forward(self, x:Tensor)->list[Tensor]: # `evidence` (B,9,T,H,W) -> (B,C,T,H,W), (B,C',T,H/2,W/2), …
+    # `evidence` (B,9,T,H,W) -> (B,C,T,H,W), (B,C',T,H/2,W/2), …
+    def forward(self, x:Tensor)->list[Tensor]:
         maps = []
         for convolution in self.convolutions:
             x = convolution(x).relu()
@@ -181,15 +189,20 @@ class UNetHead(nn.Module):
         self.time, self.skips, self.patch_frames = time, skips, config.patch[0]
         n_up, wider = len(config.up_maps), 2 if time == 'mean_max' else 1
         widths = [wider*config.maps[-1], *config.maps[-2::-1], *config.up_maps]
-        skip_widths = [wider*width*skips for width in (*config.maps[-2::-1], *(config.stem or [0]*n_up))]
+        skip_widths = [wider*width*skips
+                       for width in (*config.maps[-2::-1], *(config.stem or [0]*n_up))]
         kernels = [config.kernel]*(len(config.maps) - 1) + [config.up_kernel]*n_up
-        if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels] # time is gone by then
-        self.steps = nn.ModuleList(UpStep(*step, config.norm_groups) for step in zip(widths, skip_widths, widths[1:], kernels))
-        self.output, self.stem = nn.Conv3d(widths[-1], out_channels, 1), Stem(config.stem if skips else ())
+        # time is gone by then
+        if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels]
+        self.steps = nn.ModuleList(UpStep(*step, config.norm_groups)
+                                   for step in zip(widths, skip_widths, widths[1:], kernels))
+        self.output, self.stem = nn.Conv3d(widths[-1], out_channels,
+                                           1), Stem(config.stem if skips else ())
 
     def pool(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C or 2C,1,H,W), or unchanged
         maximum = [x.amax(2, keepdim=True)] if self.time == 'mean_max' else []
-        return torch.cat([x.mean(2, keepdim=True), *maximum], dim=1) if self.time.startswith('mean') else x
+        return torch.cat([x.mean(2, keepdim=True), *maximum],
+                         dim=1) if self.time.startswith('mean') else x
 
     def forward(self,
         levels:list[Tensor],          # of the encoder, finest first
@@ -236,7 +249,8 @@ class Decomposer(nn.Module):
 
 # %% ../nbs/05_decomposer.ipynb #cell-019
 @patch
-def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction: # outputs of the heads, as channels
+# outputs of the heads, as channels
+def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction:
     "Channels to layers, each through its own end."
     prediction = Prediction()
     if 'source' in outputs:

@@ -289,12 +289,14 @@ def pattern_peak(
 )->Tensor: # (...): amplitude at the period, by the mean of the amplitudes around it
     "How far a pattern of a period stands out, down, across or diagonally, whichever is most."
     H, W = (n//period*period for n in x.shape[-2:])
-    if min(H, W) < 4*around: raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
+    if min(H, W) < 4*around:
+        raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
     x = x[..., :H, :W] - x[..., :H, :W].mean((-2, -1), keepdim=True)
     window = torch.hann_window(H)[:, None]*torch.hann_window(W)
     spectrum = torch.fft.fft2(x*window).abs()
     offsets, peaks = torch.arange(-around, around + 1), []
-    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1) # a Hann window spreads a line over three
+    # a Hann window spreads a line over three
+    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1)
     for down, across in ((H//period, 0), (0, W//period), (H//period, W//period)):
         near = spectrum[..., (down + offsets)[:, None] % H, (across + offsets) % W]
         peaks.append(near[..., around, around]/near[..., apart].mean(-1).clamp(min=1e-12))

@@ -265,7 +265,8 @@ def sequence_rows(
         if not is_known(row.get(name)): return '–'
         share = (row[name] - min(values)) / max(max(values) - min(values), 1e-9)
         return f'{row[name]:.1f}', f'background:rgba(59,111,182,{.5*share:.2f})'
-    def plain(row, key): return f'{row[key]:.{shown_digits(key)}f}' if is_known(row.get(key)) else '–'
+    def plain(row, key):
+        return f'{row[key]:.{shown_digits(key)}f}' if is_known(row.get(key)) else '–'
     mine = report.of(report.main)
     scored = set().union(*mine.values()) - {name}
     more = {key: text for key, text in MORE.items() if key in scored}

@@ -73,7 +73,8 @@ def _smooth_mean(values:Tensor, weights:Tensor, prior:Tensor, sigma:float)->Tens
 def _typical(x:Tensor)->Tensor: # (...,1,1)
     "The median over the picture, of a thousand places or so."
     step = math.ceil(max(x.shape[-2:])/32)
-    values = x[..., ::step, ::step].flatten(-2).sort(-1).values # not `median`, which ONNX does not know
+    # not `median`, which ONNX does not know
+    values = x[..., ::step, ::step].flatten(-2).sort(-1).values
     return values[..., (values.shape[-1] - 1)//2, None, None]
 
 # %% ../nbs/02_gain_equalisation.ipynb #cell-015

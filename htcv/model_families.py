@@ -34,7 +34,8 @@ class Prediction:
     def layers(self)->Layers: # ready for `htcv.composition.compose`
         "All five layers; a `ValueError` names the heads that are missing."
         missing = [f.name for f in fields(self) if getattr(self, f.name) is None]
-        if missing: raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of {HEADS}')
+        if missing:
+            raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of {HEADS}')
         return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb)
 
 # %% ../nbs/03_model_families.ipynb #cell-006
@@ -45,7 +46,8 @@ def check_frames(
 ):
     "Raises a `ValueError` unless it is a batch of sequences."
     def refuse(wanted): raise ValueError(f'frames must {wanted}; got {given}')
-    if not isinstance(frames, Tensor): raise ValueError(f'frames must be a torch tensor; got {type(frames).__name__}')
+    if not isinstance(frames, Tensor):
+        raise ValueError(f'frames must be a torch tensor; got {type(frames).__name__}')
     shape, given = tuple(frames.shape), f'{tuple(frames.shape)} of {frames.dtype}'
     if len(shape) == 4: refuse('be (B,3,T,H,W); add a batch dimension with frames[None]')
     if len(shape) != 5: refuse('be (B,3,T,H,W)')
@@ -55,8 +57,10 @@ def check_frames(
     if not frames.is_floating_point(): refuse('be float in [0, 1]: divide bytes by 255')
 
 # %% ../nbs/03_model_families.ipynb #cell-009
-HOMES = dict(DecomposerConfig='htcv.decomposer', FusionConfig='htcv.fusion') # family -> the module that registers it
-FAMILY_PRESETS = dict(DecomposerConfig=('report', 'compact', 'tiny'), FusionConfig=('fusion', 'fusion-small'))
+# family -> the module that registers it
+HOMES = dict(DecomposerConfig='htcv.decomposer', FusionConfig='htcv.fusion')
+FAMILY_PRESETS = dict(DecomposerConfig=('report', 'compact', 'tiny'),
+                      FusionConfig=('fusion', 'fusion-small'))
 FAMILIES = {}  # name of a configuration -> the network that it describes
 CONFIGS = {}   # name of a configuration -> its class
 PRESETS = {}   # name -> configuration
@@ -108,7 +112,8 @@ def configure(
     "The configuration with some fields changed; unknown names are refused."
     known = [f.name for f in fields(config)]
     unknown = sorted(set(changes) - set(known))
-    if unknown: raise ValueError(f'unknown field {", ".join(unknown)}; there are {", ".join(known)}')
+    if unknown:
+        raise ValueError(f'unknown field {", ".join(unknown)}; there are {", ".join(known)}')
     return replace(config, **changes)
 
 def count_parameters(

@@ -134,5 +134,6 @@ def _source_augmentation(H:int, W:int, scale):
     os.environ.setdefault('NO_ALBUMENTATIONS_UPDATE', '1')
     import albumentations as A
     turn = A.RandomRotate90() if H == W else A.NoOp()
-    return A.Compose([A.RandomResizedCrop((H, W), scale=scale), A.HorizontalFlip(), A.VerticalFlip(),
+    return A.Compose([A.RandomResizedCrop((H, W), scale=scale), A.HorizontalFlip(),
+                      A.VerticalFlip(),
                       turn, A.ColorJitter(.2, .2, .3, .08, p=.7), A.GaussNoise((.0, .02), p=.2)])

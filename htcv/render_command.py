@@ -13,7 +13,9 @@ def htcv_render(
     arguments:list|None=None # default: those of the shell
 )->int: # exit code
     "The command `htcv_render`."
-    parser = argparse.ArgumentParser('htcv_render', formatter_class=argparse.RawDescriptionHelpFormatter, description=(
+    parser = argparse.ArgumentParser('htcv_render',
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     description=(
         'Render sequences by Blender: OUT/1, OUT/2, … in the SIAR layout, exact layers beside the frames.\n'
         'Or, with --scenes, scenes without a picture, which any picture can be lit with, and pack them.\n'
         'An interrupted run goes on where it stopped.'), epilog=(
@@ -55,16 +57,20 @@ def _run(parser, given)->int: # exit code
     if not (out or given.setup): parser.error('say where the sequences go (OUT), or --setup')
     if given.size and len(given.size) > 2: parser.error('--size takes one or two numbers')
     if given.scenes and given.sequences: parser.error('--scenes or --sequences, not both')
-    if given.scenes and given.sources: parser.error('scenes hold no picture: --sources is for sequences')
+    if given.scenes and given.sources:
+        parser.error('scenes hold no picture: --sources is for sequences')
     if given.pack and given.sequences: parser.error('--pack is for scenes')
     from htcv.rendering import render_sequences, setup_blender
     try:
         if given.setup: setup_blender()
         if out and (given.scenes or given.pack): _run_scenes(out, given)
         elif out:
-            folders = render_sequences(out, given.sequences or 8, given.frames, _size(given, 256), given.sources,
-                                       given.seed, given.curve, given.samples or 16, _or(given.translucent, .25),
-                                       not given.whole, given.layer_bits, given.light_groups, given.variety, given.shared)
+            folders = render_sequences(out, given.sequences or 8, given.frames, _size(given, 256),
+                                       given.sources,
+                                       given.seed, given.curve, given.samples or 16,
+                                       _or(given.translucent, .25),
+                                       not given.whole, given.layer_bits, given.light_groups,
+                                       given.variety, given.shared)
             print(f'{len(folders)} sequences in {out}')
     except (OSError, ValueError, RuntimeError) as error:
         print(f'htcv_render: {error}', file=sys.stderr)
@@ -82,7 +88,8 @@ def _run_scenes(out:str, given)->None:
     "Scenes, their pack, or both."
     from htcv.scene_pack import pack_scenes, render_scenes
     if given.scenes:
-        files = render_scenes(out, given.scenes, given.frames, _size(given, 128), given.seed, given.samples or 8,
+        files = render_scenes(out, given.scenes, given.frames, _size(given, 128), given.seed,
+                              given.samples or 8,
                               _or(given.translucent, .35), given.threads)
         print(f'{len(files)} scenes in {out}')
     if given.pack:

@@ -35,11 +35,13 @@ def _lamp_jobs(
         size = min(value['size'], .5*value['height'])
         blend = min(1., value['softness']/value['radius'])
         cone = 2*math.atan(value['radius']/math.dist(place, aim))
-        jobs.append(dict(kind=kind, place=place, aim=aim, level=value['colour'], size=size, cone=cone, blend=blend))
+        jobs.append(dict(kind=kind, place=place, aim=aim, level=value['colour'], size=size,
+                         cone=cone, blend=blend))
     return jobs
 
 # %% ../nbs/03_render_jobs.ipynb #cell-007
-MESHES = dict(box=3, ball=3, cylinder=2, cone=1, torus=2, gem=1, monkey=1, card=2)  # name -> how often
+# name -> how often
+MESHES = dict(box=3, ball=3, cylinder=2, cone=1, torus=2, gem=1, monkey=1, card=2)
 OPAQUE = dict(matte=4, glossy=3, metal=2)
 TRANSLUCENT = dict(film=2, glass=1)
 
@@ -64,7 +66,8 @@ def _object_jobs(
         kind, clear = _pick(dice, MESHES), one(0, 1) < translucent
         colour = dice.uniform(0, 1, 3)**2*.9 + .02
         colour = torch.lerp(colour.mean(), colour, one(.2, 1.3)).clamp(.005, 1)
-        if clear: colour = colour**.5                      # what lets light through is never nearly black
+        # what lets light through is never nearly black
+        if clear: colour = colour**.5
         jobs.append(dict(
             kind=kind, place=[one(-.55, .55)*width, one(-.55, .55)*height, min(scale)*.8 + lift],
             rotation=[one(0, 2*math.pi) for _ in range(3)], scale=scale, colour=colour.tolist(),
@@ -106,7 +109,8 @@ def draw_jobs(
     width, height = W/max(H, W), H/max(H, W)
     low, high = (.04, 3.5) if curve == 'filmic' else (.02, 1.6)
     habit = float(dice.log_uniform(.45, 1.8, 1))           # some sequences are dim, some over-lit
-    varnish = dict(strength=float(dice.log_uniform(.003, .08, 1)), roughness=float(dice.uniform(.08, .4, 1)))
+    varnish = dict(strength=float(dice.log_uniform(.003, .08, 1)),
+                   roughness=float(dice.uniform(.08, .4, 1)))
     jobs = []
     for t in range(n_frames):
         level = low*(high/low)**(float(dice.uniform(0, 1, 1))**habit)
@@ -115,7 +119,8 @@ def draw_jobs(
         lamps = _lamp_jobs(dice, level, width, height) + _hot_spots(dice, level, width, height)
         if dice.chance(.25, 1): lamps, level = lamps + [_vignette(dice, level)], .15*level
         seed_of_noise = int(dice.uniform(0, 2**24, 1))
-        jobs.append(dict(size=[H, W], seed=seed_of_noise, ambient=[level*c for c in tint], lamps=lamps,
+        jobs.append(dict(size=[H, W], seed=seed_of_noise, ambient=[level*c for c in tint],
+                         lamps=lamps,
                          objects=objects, varnish=varnish))
     return _with_variety(jobs, Dice(('variety', seed)), width, height) if variety else jobs
 
@@ -127,7 +132,8 @@ def _hot_spots(dice:Dice, level:float, width:float, height:float)->list:
         x, y, z = (float(dice.uniform(-.5, .5, 1))*width, float(dice.uniform(-.5, .5, 1))*height,
                    float(dice.log_uniform(.02, .15, 1)))
         peak = float(dice.log_uniform(1, 30, 1))*(.2 + level)
-        jobs.append(dict(kind='point', place=[x, y, z], aim=[x, y, 0.], level=[peak]*3, size=.3*z, cone=1.,
+        jobs.append(dict(kind='point', place=[x, y, z], aim=[x, y, 0.], level=[peak]*3, size=.3*z,
+                         cone=1.,
                          blend=0.))
     return jobs
 
@@ -141,7 +147,8 @@ def _vignette(dice:Dice, level:float)->dict:
 # %% ../nbs/03_render_jobs.ipynb #cell-016
 def _numbers(dice:Dice)->tuple: # two functions of low and high
     "One number, uniform or log-uniform."
-    return (lambda a, b: float(dice.uniform(a, b, 1))), (lambda a, b: float(dice.log_uniform(a, b, 1)))
+    return (lambda a, b: float(dice.uniform(a, b, 1))), (lambda a,
+                                                         b: float(dice.log_uniform(a, b, 1)))
 
 def _colour_of_light(dice:Dice, strength:float)->list: # three levels
     "Warm or cool; one lamp in six of any colour."
@@ -188,7 +195,8 @@ def _relief_job(dice:Dice)->dict|None:
     "The surface that all frames of a sequence share; three in five are flat."
     kind, angle = _pick(dice, RELIEFS), float(dice.uniform(-.2, .2, 1))
     seed, (one, log) = int(dice.uniform(0, 2**24, 1)), _numbers(dice)
-    relief = dict(kind=kind, period=log(*PERIODS[kind]), slope=log(*SLOPES[kind]), angle=angle, seed=seed)
+    relief = dict(kind=kind, period=log(*PERIODS[kind]), slope=log(*SLOPES[kind]), angle=angle,
+                  seed=seed)
     return relief if dice.chance(.4, 1) else None
 
 def _with_variety(jobs:list, dice:Dice, width:float, height:float)->list:

@@ -38,14 +38,16 @@ def blender_home()->Path:
 def _command(program:str|Path)->list:
     "How to run the script with this program: a Python that has `bpy`, or Blender itself."
     if 'python' in Path(program).name: return [str(program), str(_script())]
-    return [str(program), '--background', '--factory-startup', '--python-exit-code', '1', '--python',
+    return [str(program), '--background', '--factory-startup', '--python-exit-code', '1',
+            '--python',
             str(_script()), '--']
 
 def _script()->Path:
     "The file that runs inside Blender: beside the package in a checkout, under `share` if installed."
     import htcv
     homes = Path(sys.prefix), Path(site.getuserbase())
-    places = [Path(htcv.__file__).parents[1]/'blender', *(home/'share'/'htcv'/'blender' for home in homes)]
+    places = [Path(htcv.__file__).parents[1]/'blender',
+              *(home/'share'/'htcv'/'blender' for home in homes)]
     for place in places:
         if (place/'render_layers.py').is_file(): return place/'render_layers.py'
     raise FileNotFoundError(f'render_layers.py is in neither of {", ".join(map(str, places))}: install htcv again')
@@ -71,12 +73,14 @@ def setup_blender()->None:
     if (home/'bin'/'python').exists(): return
     wanted = [sys.executable] if sys.version_info[:2] == (3, 11) else []
     pythons = wanted + [path for path in [shutil.which('python3.11')] if path]
-    if not pythons: raise FileNotFoundError(f'{BPY} needs Python 3.11: install it, or Blender itself')
+    if not pythons:
+        raise FileNotFoundError(f'{BPY} needs Python 3.11: install it, or Blender itself')
     home.parent.mkdir(parents=True, exist_ok=True)
     print(f'installing {BPY} (about 1 GB)', file=sys.stderr)
     try:
         subprocess.run([pythons[0], '-m', 'venv', '--clear', str(home)], check=True)
-        subprocess.run([str(home/'bin'/'python'), '-m', 'pip', 'install', '--quiet', BPY, 'numpy<2'], check=True)
+        subprocess.run([str(home/'bin'/'python'), '-m', 'pip', 'install', '--quiet', BPY,
+                        'numpy<2'], check=True)
     except BaseException as error:
         shutil.rmtree(home, ignore_errors=True)
         if isinstance(error, subprocess.CalledProcessError):
@@ -100,7 +104,8 @@ class Passes:
 
 def _picture(array:np.ndarray)->Tensor: # (...,C,H,W)
     "Channels before rows, nothing below 0 (a denoiser overshoots)."
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3), np.float32)).clamp(min=0)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3),
+                                                 np.float32)).clamp(min=0)
 
 # %% ../nbs/04_rendering.ipynb #cell-013
 EXTRA_LAYERS = ('varnish', 'varnish_bare', 'transmittance') # rendered where a job asks for them
@@ -114,7 +119,8 @@ def run_blender(
     (folder/'jobs.json').write_text(json.dumps(jobs))
     log = folder/'blender.log'
     with open(log, 'w') as errors:
-        process = subprocess.Popen([*find_blender(), str(folder/'jobs.json')], stdout=subprocess.PIPE,
+        process = subprocess.Popen([*find_blender(), str(folder/'jobs.json')],
+                                   stdout=subprocess.PIPE,
                                    stderr=errors, text=True, errors='replace')
         try:
             for line in process.stdout:
@@ -142,10 +148,12 @@ def render_passes(
     with tempfile.TemporaryDirectory(prefix='htcv-') as home:
         folder = Path(home)
         np.save(folder/'albedo.npy', albedo.permute(1, 2, 0).numpy().astype(np.float32))
-        common = dict(albedo=str(folder/'albedo.npy'), normals=_save_normals(jobs, folder), samples=samples,
+        common = dict(albedo=str(folder/'albedo.npy'), normals=_save_normals(jobs, folder),
+                      samples=samples,
                       light_groups=light_groups, threads=threads or os.cpu_count())
         outs = [folder/f'{t}.npz' for t in range(len(jobs))]
-        run_blender([job | common | dict(out=str(out)) for job, out in zip(jobs, outs)], folder, progress)
+        run_blender([job | common | dict(out=str(out)) for job, out in zip(jobs, outs)], folder,
+                    progress)
         arrays = [dict(np.load(out)) for out in outs]
     stack = lambda name: torch.stack([_picture(frame[name]) for frame in arrays], 1)
     mask = torch.stack([torch.from_numpy(frame['mask'])[None].float() for frame in arrays], 1)
@@ -171,7 +179,8 @@ def _light_shares(arrays:dict)->dict: # pass -> (J,3,H,W)
     for name in ('full', 'unoccluded', 'bare'):
         lights, clean = _picture(arrays[f'lights_{name}']), _picture(arrays[name])
         total = lights.sum(0)
-        even = torch.full_like(lights, 1/len(lights))      # where no ray found light, nobody is to blame
+        # where no ray found light, nobody is to blame
+        even = torch.full_like(lights, 1/len(lights))
         shares[name] = torch.where(total > 1e-6, lights/total.clamp(min=1e-6), even)*clean
     return shares
 
@@ -180,8 +189,10 @@ def relight(
     gains:list,    # T tensors (J,) or (J,3): ambient light first, then the frame's lamps
 )->Passes: # the same scenes under other lights
     "Turns lamps up, down, off, or another colour, without rendering again."
-    if passes.lights is None: raise ValueError('these passes have no light groups: render with light_groups=True')
-    if len(gains) != len(passes): raise ValueError(f'{len(passes)} frames need as many gains; got {len(gains)}')
+    if passes.lights is None:
+        raise ValueError('these passes have no light groups: render with light_groups=True')
+    if len(gains) != len(passes):
+        raise ValueError(f'{len(passes)} frames need as many gains; got {len(gains)}')
     new = {}
     for name in ('full', 'unoccluded', 'bare'):
         frames = []
@@ -202,10 +213,12 @@ def develop(
 )->tuple[Tensor, Layers]: # frames (1,3,T,H,W) in floats, and their layers
     "Stored values and exact layers of one rendered sequence."
     source = tone(albedo, curve)[None]
-    full, unoccluded, bare = (tone(x, curve)[None] for x in (passes.full, passes.unoccluded, passes.bare))
+    full, unoccluded, bare = (tone(x, curve)[None]
+                              for x in (passes.full, passes.unoccluded, passes.bare))
     mask = passes.mask[None]
     shadow, light = canonical_layers(source, bare, unoccluded)
-    alpha = None if passes.transmittance is None else (1 - passes.transmittance.mean(0)[None, None])*mask
+    alpha = None if passes.transmittance is None else (1
+                                                       - passes.transmittance.mean(0)[None, None])*mask
     layers = Layers(source, shadow, light, mask, full*mask, alpha)
     return torch.where(mask > 0, full, unoccluded), share_common(layers) if shared else layers
 
@@ -255,14 +268,17 @@ def render_sequences(
     progress:bool=True,          # a bar
 )->list: # their folders
     "Renders a folder of sequences with their exact layers."
-    if curve not in ('both', *CURVES): raise ValueError(f'curve must be both or one of {CURVES}; got {curve!r}')
+    if curve not in ('both', *CURVES):
+        raise ValueError(f'curve must be both or one of {CURVES}; got {curve!r}')
     out, shape = Path(out), (size, size) if isinstance(size, int) else tuple(size)
     if min(sequences, frames, samples) < 1 or min(shape) < 16:
         raise ValueError('need at least one sequence, frame and sample, and 16×16 pixels; got '
                          f'{sequences}, {frames}, {samples}, {shape}')
     find_blender()
-    config = dict(frames=frames, size=list(shape), seed=seed, curve=curve, samples=samples, translucent=translucent,
-                  crop=crop, layer_bits=layer_bits, pictures=None if sources is None else Path(sources).name)
+    config = dict(frames=frames, size=list(shape), seed=seed, curve=curve, samples=samples,
+                  translucent=translucent,
+                  crop=crop, layer_bits=layer_bits,
+                  pictures=None if sources is None else Path(sources).name)
     config |= {name: True for name, on in (('variety', variety), ('shared', shared)) if on}
     same_run(out, config)
     last = 'passes.npz' if light_groups else 'gt.png'      # written last
@@ -277,7 +293,8 @@ def render_sequences(
             if variety: jobs = [job | dict(extra_layers=['transmittance']) for job in jobs]
             passes = render_passes(albedo, jobs, samples, light_groups, progress=bar.update)
             seen, layers = develop(passes, albedo, look, shared)
-            write_sequence(out/str(i + 1), seen[0], layers.source[0], layers, layer_bits=layer_bits, overwrite=True)
+            write_sequence(out/str(i + 1), seen[0], layers.source[0], layers, layer_bits=layer_bits,
+                           overwrite=True)
             if light_groups: save_passes(out/str(i + 1)/'passes.npz', passes, albedo, look)
     return [out/str(i + 1) for i in range(sequences)]
 
@@ -304,10 +321,12 @@ def save_passes(
 )->None:
     "Linear light of every lamp, as half floats."
     half = lambda x: x.clamp(max=6e4).numpy().astype(np.float16)
-    lights = {f'{t}-{name}': half(x) for t, frame in enumerate(passes.lights) for name, x in frame.items()}
+    lights = {f'{t}-{name}': half(x) for t, frame in enumerate(passes.lights)
+              for name, x in frame.items()}
     draft = Path(path).with_suffix('.part')
     with open(draft, 'wb') as file:
-        np.savez_compressed(file, albedo=half(albedo), mask=passes.mask.bool().numpy(), curve=curve, **lights)
+        np.savez_compressed(file, albedo=half(albedo), mask=passes.mask.bool().numpy(), curve=curve,
+                            **lights)
     draft.replace(path)
 
 def load_passes(
@@ -316,16 +335,20 @@ def load_passes(
     "Reads the lamps back: all gains at 1 give the sequence as it was rendered."
     stored = np.load(path)
     names, T = ('full', 'unoccluded', 'bare'), stored['mask'].shape[1]
-    lights = [{n: torch.from_numpy(stored[f'{t}-{n}'].astype(np.float32)) for n in names} for t in range(T)]
+    lights = [{n: torch.from_numpy(stored[f'{t}-{n}'].astype(np.float32)) for n in names}
+              for t in range(T)]
     mask, albedo = torch.from_numpy(stored['mask']).float(), torch.from_numpy(stored['albedo'].astype(np.float32))
-    passes = Passes(*[torch.stack([frame[n].sum(0) for frame in lights], 1) for n in names], mask, lights)
+    passes = Passes(*[torch.stack([frame[n].sum(0) for frame in lights], 1) for n in names],
+                    mask, lights)
     return passes, albedo, str(stored['curve'])
 
 # %% ../nbs/04_rendering.ipynb #cell-043
 _MOVED = {
     'htcv.render_command': ('htcv_render',),
-    'htcv.scene_pack': ('EVEN_PAINT', 'FIELDS', 'PACK_VERSION', 'load_scene', 'load_scene_pack', 'pack_scenes',
-                        'read_scene_note', 'render_scenes', 'save_scene', 'scene_fields', 'scene_jobs', 'scene_pack')}
+    'htcv.scene_pack': ('EVEN_PAINT', 'FIELDS', 'PACK_VERSION', 'load_scene', 'load_scene_pack',
+                        'pack_scenes',
+                        'read_scene_note', 'render_scenes', 'save_scene', 'scene_fields',
+                        'scene_jobs', 'scene_pack')}
 
 def __getattr__(name:str):
     "What moved to a later chapter is still found here, as installed commands and old code may ask (PEP 562)."

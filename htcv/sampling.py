@@ -39,7 +39,8 @@ class Dice:
         return torch.bucketize(self.uniform(0, 1, *shape), edges.to(self.device)[:-1])
 
 # %% ../nbs/01_sampling.ipynb #cell-009
-def pixel_grid(H:int, W:int, device)->tuple[Tensor, Tensor]: # x and y, (H,W), of the pixels' centres
+# x and y, (H,W), of the pixels' centres
+def pixel_grid(H:int, W:int, device)->tuple[Tensor, Tensor]:
     "Coordinates in units of the picture's longer side."
     rows, columns = (torch.arange(n, device=device) + .5 for n in (H, W))
     y, x = torch.meshgrid(rows, columns, indexing='ij')

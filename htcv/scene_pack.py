@@ -28,7 +28,8 @@ def scene_jobs(
     i:int,       # number of the scene, from 0
 )->list: # T dicts
     "What is rendered in one scene."
-    jobs = draw_jobs(config['frames'], tuple(config['size']), ('scenes', config['seed'], i), CURVES[i % 2],
+    jobs = draw_jobs(config['frames'], tuple(config['size']), ('scenes', config['seed'], i),
+                     CURVES[i % 2],
                      config['translucent'], variety=True)
     return [job | dict(extra_layers=list(EXTRA_LAYERS)) for job in jobs]
 
@@ -50,14 +51,16 @@ def render_scenes(
         raise ValueError(f'need at least one scene, frame and sample, and 16×16 pixels; got {scenes}, {frames}, '
                          f'{samples}, {shape}')
     find_blender()
-    config = dict(kind='scenes', frames=frames, size=list(shape), seed=seed, samples=samples, translucent=translucent)
+    config = dict(kind='scenes', frames=frames, size=list(shape), seed=seed, samples=samples,
+                  translucent=translucent)
     same_run(out, config)
     files, albedo = [out/f'{i + 1}.npz' for i in range(scenes)], torch.full((3, *shape), EVEN_PAINT)
     with tqdm(total=scenes*frames, unit='frame', disable=not progress) as bar:
         for i, path in enumerate(files):
             if path.is_file(): bar.update(frames); continue
             jobs = scene_jobs(config, i)
-            save_scene(path, render_passes(albedo, jobs, samples, threads=threads, progress=bar.update))
+            save_scene(path,
+                       render_passes(albedo, jobs, samples, threads=threads, progress=bar.update))
     return files
 
 # %% ../nbs/05_scene_pack.ipynb #cell-008
@@ -69,7 +72,8 @@ def save_scene(
     names = ('full', 'unoccluded', 'bare', *EXTRA_LAYERS)
     halves = {n: getattr(passes, n).clamp(max=6e4).numpy().astype(np.float16) for n in names}
     draft = Path(path).with_suffix('.part')
-    with open(draft, 'wb') as file: np.savez_compressed(file, mask=passes.mask.bool().numpy(), **halves)
+    with open(draft, 'wb') as file:
+        np.savez_compressed(file, mask=passes.mask.bool().numpy(), **halves)
     draft.replace(path)
 
 def load_scene(
@@ -109,7 +113,8 @@ def _objects(
     near = F.avg_pool2d(inner.float(), 5, 1, 2)
     beside = F.avg_pool2d(own*inner, 5, 1, 2)/near.clamp(min=1e-6)
     outline, film = ~inner & (near > 0), inner & (cover < .98)
-    return torch.where(outline, beside, torch.where(film, _film_average(own, cover), own))*(cover > 0)
+    return torch.where(outline, beside,
+                       torch.where(film, _film_average(own, cover), own))*(cover > 0)
 
 def _film_average(
     own:Tensor,   # (T,3,H,W)
@@ -127,7 +132,8 @@ def _film_average(
     return total/weight
 
 # %% ../nbs/05_scene_pack.ipynb #cell-014
-FLOOR = 2.**-10                                            # of the level: what is darker is stored as black
+# of the level: what is darker is stored as black
+FLOOR = 2.**-10
 QUALITY = dict(bare=98, shadow=97, gloss_bare=93, gloss=93, objects=92) # of WebP
 
 def _to_logs(fields:dict)->dict: # name -> (T,3,H,W)
@@ -142,7 +148,8 @@ def _from_logs(logs:dict, cover:Tensor, level:Tensor)->dict: # name -> (T,C,H,W)
     "The other way round."
     def light(x): return (x.exp2() - FLOOR).clamp(min=0)*level.view(-1, 1, 1, 1)
     fields = {name: light(logs[name]) for name in ('bare', 'gloss_bare', 'gloss')}
-    fields |= dict(unoccluded=light(logs['bare'] + logs['shadow']), objects=light(logs['objects'])*(cover > 0),
+    fields |= dict(unoccluded=light(logs['bare'] + logs['shadow']),
+                   objects=light(logs['objects'])*(cover > 0),
                    cover=cover)
     return {name: fields[name] for name in FIELDS}
 
@@ -155,7 +162,8 @@ def _continued(
     sums, weight = x*known, known.float()
     pyramid = [(sums, weight)]
     while max(sums.shape[-2:]) > 1:
-        sums, weight = (F.avg_pool2d(y, 2, ceil_mode=True, count_include_pad=False) for y in (sums, weight))
+        sums, weight = (F.avg_pool2d(y, 2, ceil_mode=True, count_include_pad=False)
+                        for y in (sums, weight))
         pyramid.append((sums, weight))
     filled = sums/weight.clamp(min=1e-9)
     for sums, weight in reversed(pyramid[:-1]):
@@ -195,9 +203,11 @@ def _encode(
 )->tuple[dict, dict, list]: # images, ranges and levels
     "One scene as images."
     images, ranges = {}, {}
-    for name, logs in _to_logs(fields).items(): images[name], ranges[name] = _to_image(logs, quality[name])
+    for name, logs in _to_logs(fields).items():
+        images[name], ranges[name] = _to_image(logs, quality[name])
     cover, file = fields['cover'][:, 0].flatten(0, 1), io.BytesIO()
-    codes = torch.where(cover > 0, (cover*255).round().clamp(min=2), 0.).byte()  # above 1/255: occluded
+    # above 1/255: occluded
+    codes = torch.where(cover > 0, (cover*255).round().clamp(min=2), 0.).byte()
     Image.fromarray(codes.numpy()).convert('RGB').save(file, 'WEBP', lossless=True, method=6)
     return images | dict(cover=file.getvalue()), ranges, fields['level'].tolist()
 
@@ -205,7 +215,8 @@ def _decode(images:dict, ranges:dict, level:list)->dict: # name -> (T,C,H,W) hal
     "The other way round."
     level, cover = torch.tensor(level), Image.open(io.BytesIO(images['cover'])).convert('RGB')
     cover = torch.from_numpy(np.array(cover)[..., 0]).unflatten(0, (len(level), 1, -1)).float()/255
-    fields = _from_logs({name: _from_image(images[name], ranges[name]) for name in ranges}, cover, level)
+    fields = _from_logs({name: _from_image(images[name], ranges[name]) for name in ranges},
+                        cover, level)
     return {name: x.clamp(max=6e4).half() for name, x in fields.items()} | dict(level=level)
 
 # %% ../nbs/05_scene_pack.ipynb #cell-020
@@ -222,10 +233,12 @@ def pack_scenes(
     if not files or not (folder/'rendering.json').is_file():
         raise FileNotFoundError(f'{folder} holds no rendered scenes: fill it with htcv_render --scenes')
     path.parent.mkdir(parents=True, exist_ok=True)
-    note = dict(version=PACK_VERSION, made=json.loads((folder/'rendering.json').read_text()), scenes=[])
+    note = dict(version=PACK_VERSION, made=json.loads((folder/'rendering.json').read_text()),
+                scenes=[])
     draft = path.with_name(path.name + '.part')
     with zipfile.ZipFile(draft, 'w', zipfile.ZIP_STORED) as pack:
-        def add(name, data): pack.writestr(zipfile.ZipInfo(name), data)  # no dates: same scenes, same bytes
+        # no dates: same scenes, same bytes
+        def add(name, data): pack.writestr(zipfile.ZipInfo(name), data)
         for file in tqdm(files, unit='scene', disable=None):
             images, ranges, level = _encode(scene_fields(load_scene(file)), quality or QUALITY)
             for name, data in images.items(): add(f'{file.stem}/{name}.webp', data)
@@ -239,7 +252,8 @@ def scene_pack()->Path:
     "The rendered scenes that ship with the package."
     import htcv
     path = Path(htcv.__file__).parent/'scenes'/'scenes.zip'
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing: install htcv again, with its data files')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing: install htcv again, with its data files')
     return path
 
 def read_scene_note(
@@ -247,10 +261,12 @@ def read_scene_note(
 )->dict: # version, made (what `render_scenes` was given), scenes
     "What a pack says about itself."
     path = scene_pack() if path is None else Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path} is no file: pack scenes with htcv_render --pack')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is no file: pack scenes with htcv_render --pack')
     if not zipfile.is_zipfile(path): raise ValueError(f'{path} is no pack of scenes: it is no zip')
     with zipfile.ZipFile(path) as pack:
-        if 'pack.json' not in pack.namelist(): raise ValueError(f'{path} is no pack of scenes: it has no pack.json')
+        if 'pack.json' not in pack.namelist():
+            raise ValueError(f'{path} is no pack of scenes: it has no pack.json')
         note = json.loads(pack.read('pack.json'))
     if note['version'] != PACK_VERSION:
         raise ValueError(f'{path} is of version {note["version"]}, not {PACK_VERSION}: update htcv')
@@ -265,13 +281,16 @@ def load_scene_pack(
     if split not in ('train', 'validation', None):
         raise ValueError(f'split is train, validation or None; got {split!r}')
     path, note = path or scene_pack(), read_scene_note(path)
-    numbers = [i for i in range(len(note['scenes'])) if split is None or (i % 10 == 9) == (split == 'validation')]
-    if not numbers: raise ValueError(f'{path} has {len(note["scenes"])} scenes, and none for {split}')
+    numbers = [i for i in range(len(note['scenes'])) if split is None or (i % 10 == 9)
+               == (split == 'validation')]
+    if not numbers:
+        raise ValueError(f'{path} has {len(note["scenes"])} scenes, and none for {split}')
     parts = []
     with zipfile.ZipFile(path) as pack:
         for i in numbers:
             scene = note['scenes'][i]
-            images = {name: pack.read(f'{scene["name"]}/{name}.webp') for name in (*scene['ranges'], 'cover')}
+            images = {name: pack.read(f'{scene["name"]}/{name}.webp')
+                      for name in (*scene['ranges'], 'cover')}
             frames = _decode(images, scene['ranges'], scene['level'])
             parts.append(frames | dict(scene=torch.full((len(frames['level']),), i)))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

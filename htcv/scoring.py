@@ -24,7 +24,8 @@ from .baselines import BASELINES, oracle_single_frame
 from .benchmark_parts import Case, benchmark_cases, read_case
 from .composition import ORDERS, Layers, compose, to_light_first
 from .evaluation import (LIGHTING_COLUMNS, MASK_COLUMNS, SOURCE_COLUMNS, bootstrap, iou, mae,
-                             median_source, per_sequence, psnr, score_lighting, score_masks, score_source,
+                             median_source, per_sequence, psnr, score_lighting, score_masks,
+                             score_source,
                              shown_digits, ssim, trivial_layers)
 from .plots import markdown_table, plain_values
 from .sequences import Problem, check_sequence, read_split, sequence_files, sequence_ids
@@ -414,7 +415,8 @@ def problem_line(
 # %% ../nbs/09_scoring.ipynb #cell-044
 _MOVED = {
     'htcv.evaluate_command': ('htcv_evaluate',),
-    'htcv.evaluation_report': ('diagnosis', 'draw_blocks', 'gallery', 'heat', 'html_table', 'page', 'sequence_block',
+    'htcv.evaluation_report': ('diagnosis', 'draw_blocks', 'gallery', 'heat', 'html_table', 'page',
+                               'sequence_block',
                                'verdict', 'worst_masks', 'worst_sources', 'write_report')}
 
 def __getattr__(name:str):

@@ -41,7 +41,8 @@ def shade(
     body = torch.lerp(.3 + .8*diffuse, stripes, as_map(metal)).unsqueeze(2) * as_map(colour)
     mirror = (nx*hx + ny*hy + nz*hz).clamp(min=0)**shininess * gloss
     hue = colour/colour.amax(-1, keepdim=True)
-    tint = torch.lerp(torch.ones_like(hue), hue, metal[..., None]) # only a metal colours its highlight
+    # only a metal colours its highlight
+    tint = torch.lerp(torch.ones_like(hue), hue, metal[..., None])
     local = light.unsqueeze(1)
     level = local.mean((-2, -1), keepdim=True).lerp(local, .5) # half of it from all around
     return level * (body + mirror.unsqueeze(2)*as_map(tint))

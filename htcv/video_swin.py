@@ -42,7 +42,8 @@ def merge_windows(
     "The way back from `partition_windows`."
     t, h, w = window
     nt, nh = size[0]//t, size[1]//h
-    return rearrange(x, 'b (nt nh nw) (t h w) c -> b (nt t) (nh h) (nw w) c', t=t, h=h, w=w, nt=nt, nh=nh)
+    return rearrange(x, 'b (nt nh nw) (t h w) c -> b (nt t) (nh h) (nw w) c', t=t, h=h, w=w,
+                     nt=nt, nh=nh)
 
 # %% ../nbs/04_video_swin.ipynb #cell-007
 def pad_tokens(
@@ -111,9 +112,11 @@ class WindowAttention(nn.Module):
         bias = self.bias_table[relative_position_index(window, self.window, x.device)]
         bias = rearrange(bias, 'q k heads -> 1 heads q k')
         if mask is not None:
-            bias = repeat(bias.masked_fill(~mask[:, None], -torch.inf), 'n ... -> (b n) ...', b=batch)
+            bias = repeat(bias.masked_fill(~mask[:, None], -torch.inf), 'n ... -> (b n) ...',
+                          b=batch)
         qkv = self.query_key_value(x)
-        qkv = rearrange(qkv, 'b n l (three heads c) -> three (b n) heads l c', three=3, heads=self.heads)
+        qkv = rearrange(qkv, 'b n l (three heads c) -> three (b n) heads l c', three=3,
+                        heads=self.heads)
         x = F.scaled_dot_product_attention(*qkv, attn_mask=bias.to(qkv.dtype))
         return self.output(rearrange(x, '(b n) heads l c -> b n l (heads c)', b=batch))
 
@@ -176,7 +179,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: # (B,T,H,W,C) -> (B,T,H/2,W/2,2C), halves rounded up
         x = pad_tokens(x, (1, 2, 2))
-        return self.reduce(self.norm(rearrange(x, 'b t (h p) (w q) c -> b t h w (p q c)', p=2, q=2)))
+        return self.reduce(self.norm(rearrange(x, 'b t (h p) (w q) c -> b t h w (p q c)',
+                                               p=2, q=2)))
 
 # %% ../nbs/04_video_swin.ipynb #cell-016
 class Encoder(nn.Module):
@@ -201,7 +205,8 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
         if isinstance(module, WindowAttention): nn.init.trunc_normal_(module.bias_table, std=.02)
 
-    def forward(self, frames:Tensor)->list[Tensor]: # (B,3,T,H,W) -> levels (B,C,T',H',W'), finest first
+    # (B,3,T,H,W) -> levels (B,C,T',H',W'), finest first
+    def forward(self, frames:Tensor)->list[Tensor]:
         maps, x = [], self.embedding(frames)
         for level, merging in zip(self.levels, [None, *self.merging]):
             x = level(x if merging is None else merging(x))

@@ -32,10 +32,13 @@ def save_decomposer(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f'{path.name}.{os.getpid()}.part')
     weights = {name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}
-    if half: weights = {name: x.half() if x.is_floating_point() else x for name, x in weights.items()}
-    facts = dict(format=FILE_FORMAT, family=type(model.config).__name__, config=json.dumps(asdict(model.config)))
+    if half:
+        weights = {name: x.half() if x.is_floating_point() else x for name, x in weights.items()}
+    facts = dict(format=FILE_FORMAT, family=type(model.config).__name__,
+                 config=json.dumps(asdict(model.config)))
     try:
-        save_file(weights, draft, metadata=facts | {name: str(note) for name, note in notes.items()})
+        save_file(weights, draft,
+                  metadata=facts | {name: str(note) for name, note in notes.items()})
         draft.replace(path)
     finally: draft.unlink(missing_ok=True)
     return path
@@ -61,7 +64,8 @@ def shipped_weights(
     return Path(htcv.__file__).parent/'weights'/f'{preset}.safetensors'
 
 def load_decomposer(
-    path:str|Path|None=None,  # as written by `save_decomposer`; None: the weights that come with the package
+    path:str|Path
+    |None=None,  # as written by `save_decomposer`; None: the weights that come with the package
     device:str|torch.device='cpu',
 )->nn.Module: # in evaluation mode
     "The model from its file; a `ValueError` says what is wrong with one that is not ours."
@@ -69,8 +73,10 @@ def load_decomposer(
     if not path.is_file(): raise FileNotFoundError(f'no weights at {path}')
     try:
         with safe_open(path, 'pt') as file:
-            metadata, weights = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error: raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
+            metadata, weights = file.metadata() or {}, {name: file.get_tensor(name)
+                                                        for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
     config = _read_config(metadata, path)
     with torch.device('meta'): model = FAMILIES[type(config).__name__](config)
     _check_weights(model, weights, path)
@@ -84,9 +90,11 @@ def _check_weights(model:nn.Module, weights:dict, path:Path):
     given = {name: tuple(x.shape) for name, x in weights.items()}
     faults = [f'{name} is missing' for name in wanted if name not in given]
     faults += [f'{name} is not part of this model' for name in given if name not in wanted]
-    faults += [f'{name} is {given[name]}, not {shape}' for name, shape in wanted.items() if given.get(name, shape) != shape]
+    faults += [f'{name} is {given[name]}, not {shape}' for name, shape in wanted.items()
+               if given.get(name, shape) != shape]
     more = f' and {len(faults) - 3} more' if len(faults) > 3 else ''
-    if faults: raise ValueError(f'{path} does not fit its own configuration: {"; ".join(faults[:3])}{more}')
+    if faults:
+        raise ValueError(f'{path} does not fit its own configuration: {"; ".join(faults[:3])}{more}')
 
 # %% ../nbs/04_weights.ipynb #cell-009
 def weights_facts(
