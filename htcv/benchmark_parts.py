@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .composition import Layers, compose, share_common
-from .rendering import benchmark_folder
+from .benchmark_files import benchmark_folder
 from .sequences import choose_frames, read_layers, read_sequence, sequence_files
 
 # %% ../nbs/08_benchmark_parts.ipynb #cell-007

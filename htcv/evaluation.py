@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_PSNR', 'GREY', 'COUNTS', 'RATIOS', 'CUTS', 'COLUMNS', 'SOURCE_COLUMNS', 'MASK_COLUMNS', 'LIGHTING_COLUMNS',
-           'psnr', 'after_gain', 'psnr_after_gain', 'gaussian_windows', 'after_smooth_gain', 'psnr_after_smooth_gain',
-           'ssim', 'mae', 'age', 'peps', 'mask_counts', 'iou', 'f1', 'precision', 'recall', 'average_precision',
-           'best_threshold', 'si_mse', 'score_lighting', 'pattern_peak', 'score_source', 'score_masks',
-           'score_decomposition', 'trivial_layers', 'mean_source', 'median_source', 'per_sequence', 'bootstrap',
-           'comparison_table']
+           'psnr', 'after_gain', 'psnr_after_gain', 'after_smooth_gain', 'psnr_after_smooth_gain', 'ssim', 'mae', 'age',
+           'peps', 'mask_counts', 'iou', 'f1', 'precision', 'recall', 'average_precision', 'best_threshold', 'si_mse',
+           'score_lighting', 'pattern_peak', 'score_source', 'score_masks', 'score_decomposition', 'trivial_layers',
+           'per_sequence', 'bootstrap', 'shown_digits', 'comparison_table']
 
 # %% ../nbs/07_evaluation.ipynb #cell-002
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +20,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from .composition import Layers, compose, sort_frames
+from .composition import Layers, compose
+from .gain_equalisation import gaussian_windows, mean_source, median_source
 
 # %% ../nbs/07_evaluation.ipynb #cell-007
 MAX_PSNR = 100. # dB: what equal pictures score
@@ -66,17 +65,6 @@ def psnr_after_gain(
     return psnr(after_gain(prediction, target), target)
 
 # %% ../nbs/07_evaluation.ipynb #cell-009
-@functools.lru_cache(maxsize=64)
-def gaussian_windows(
-    n:int,       # pixels in this direction
-    sigma:float, # of the windows, in pixels
-    m:int,       # windows, evenly spread
-)->Tensor: # (m,n), not normalised
-    "Gaussian windows around m places among n pixels: weights for sums, as a matrix."
-    places = (torch.arange(m) + .5)*n/m - .5
-    return torch.exp(-.5*((torch.arange(n) - places[:, None])/sigma)**2)
-
-# %% ../nbs/07_evaluation.ipynb #cell-010
 def after_smooth_gain(
     prediction:Tensor, # (B,C,H,W) or (B,C,T,H,W)
     target:Tensor,     # the same shape
@@ -100,7 +88,7 @@ def psnr_after_smooth_gain(
     "PSNR when a smooth gain of each channel is free."
     return psnr(after_smooth_gain(prediction, target, sigma), target)
 
-# %% ../nbs/07_evaluation.ipynb #cell-012
+# %% ../nbs/07_evaluation.ipynb #cell-011
 def _ssim(a:Tensor, b:Tensor)->Tensor: # (C,H,W) each; one number
     "Similarity of two pictures, mirrored at their borders."
     a, b = (F.pad(x[None], [5]*4, mode='reflect')[0] for x in (a, b))
@@ -110,7 +98,7 @@ def _ssim(a:Tensor, b:Tensor)->Tensor: # (C,H,W) each; one number
     alike = (2*means + .01**2) / (squares + .01**2)
     return (alike * (2*both + .03**2) / (spread.clamp(min=0) + .03**2)).mean()
 
-# %% ../nbs/07_evaluation.ipynb #cell-013
+# %% ../nbs/07_evaluation.ipynb #cell-012
 _WEIGHTS = torch.exp(-.5*((torch.arange(11) - 5)/1.5)**2)
 _WEIGHTS = (_WEIGHTS/_WEIGHTS.sum()).tolist() # of the pixels in a window of SSIM
 
@@ -134,7 +122,7 @@ def ssim(
     scores = [_ssim(a, b) for a, b in zip(*pair)] # a picture fits a processor's cache, a batch not
     return torch.stack(scores).view(len(target), -1).mean(1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-014
+# %% ../nbs/07_evaluation.ipynb #cell-013
 def mae(
     prediction:Tensor,       # (B,C,H,W) or (B,C,T,H,W)
     target:Tensor,           # the same, or another number of channels: then one of the two has one
@@ -147,7 +135,7 @@ def mae(
     weight = _pair(where, error, same=False)[0].expand_as(error)
     return (error*weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-017
+# %% ../nbs/07_evaluation.ipynb #cell-016
 GREY = (.299, .587, .114) # of red, green and blue in a grey level (ITU-R BT.601)
 
 def _grey_error(prediction:Tensor, target:Tensor)->Tensor: # (B,N), 0 to 255
@@ -172,7 +160,7 @@ def peps(
     "Share of error pixels: those whose grey level misses by more than the threshold."
     return (_grey_error(prediction, target) > threshold).float().mean(1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-022
+# %% ../nbs/07_evaluation.ipynb #cell-021
 COUNTS = ('true_positive', 'false_positive', 'false_negative')
 RATIOS = dict(iou=lambda tp, fp, fn: (tp, tp + fp + fn),
               f1=lambda tp, fp, fn: (2*tp, 2*tp + fp + fn),
@@ -203,7 +191,7 @@ def _ratio(name:str, counts:Tensor, pooled:bool=False)->Tensor: # (B,), or one n
     part, whole = RATIOS[name](*(counts.sum(0) if pooled else counts).unbind(-1))
     return torch.where(whole > 0, part / whole.clamp(min=1), 1.)
 
-# %% ../nbs/07_evaluation.ipynb #cell-023
+# %% ../nbs/07_evaluation.ipynb #cell-022
 def iou(
     mask:Tensor,        # (B,1,H,W) or (B,1,T,H,W)
     truth:Tensor,       # the same shape
@@ -230,7 +218,7 @@ def recall(mask:Tensor, truth:Tensor, threshold:float=.5, pooled:bool=False)->Te
     "Share of the occluded pixels that were flagged."
     return _ratio('recall', mask_counts(mask, truth, threshold), pooled)
 
-# %% ../nbs/07_evaluation.ipynb #cell-026
+# %% ../nbs/07_evaluation.ipynb #cell-025
 def average_precision(
     mask:Tensor,       # (B,1,H,W) or (B,1,T,H,W) probabilities
     truth:Tensor,      # the same shape
@@ -261,7 +249,7 @@ def best_threshold(
         return float(_ratio('iou', torch.stack(counts), pooled=True))
     return max(candidates, key=lambda cut: (score(cut), -abs(cut - .5)))
 
-# %% ../nbs/07_evaluation.ipynb #cell-029
+# %% ../nbs/07_evaluation.ipynb #cell-028
 def si_mse(
     prediction:Tensor,      # (B,C,H,W) or (B,C,T,H,W)
     target:Tensor,          # the same, or another number of channels: then one of the two has one
@@ -293,7 +281,7 @@ def score_lighting(
                    f'{name}_si_mse': si_mse(guess, truth, seen)}
     return scores
 
-# %% ../nbs/07_evaluation.ipynb #cell-032
+# %% ../nbs/07_evaluation.ipynb #cell-031
 def pattern_peak(
     x:Tensor,      # (...,H,W), at the size at which it was predicted
     period:int=2,  # pixels
@@ -301,18 +289,20 @@ def pattern_peak(
 )->Tensor: # (...): amplitude at the period, by the mean of the amplitudes around it
     "How far a pattern of a period stands out, down, across or diagonally, whichever is most."
     H, W = (n//period*period for n in x.shape[-2:])
-    if min(H, W) < 4*around: raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
+    if min(H, W) < 4*around:
+        raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
     x = x[..., :H, :W] - x[..., :H, :W].mean((-2, -1), keepdim=True)
     window = torch.hann_window(H)[:, None]*torch.hann_window(W)
     spectrum = torch.fft.fft2(x*window).abs()
     offsets, peaks = torch.arange(-around, around + 1), []
-    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1) # a Hann window spreads a line over three
+    # a Hann window spreads a line over three
+    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1)
     for down, across in ((H//period, 0), (0, W//period), (H//period, W//period)):
         near = spectrum[..., (down + offsets)[:, None] % H, (across + offsets) % W]
         peaks.append(near[..., around, around]/near[..., apart].mean(-1).clamp(min=1e-12))
     return torch.stack(peaks, -1).amax(-1)
 
-# %% ../nbs/07_evaluation.ipynb #cell-035
+# %% ../nbs/07_evaluation.ipynb #cell-034
 def score_source(
     prediction:Tensor, # (B,3,H,W) in [0,1]
     source:Tensor,     # (B,3,H,W) in [0,1]
@@ -338,7 +328,7 @@ def score_masks(
                 coverage=found.mean(1), true_coverage=there.mean(1),
                 empty_frames=empty.sum(1), false_alarm=(found*empty).sum(1) / empty.sum(1))
 
-# %% ../nbs/07_evaluation.ipynb #cell-036
+# %% ../nbs/07_evaluation.ipynb #cell-035
 def score_decomposition(
     prediction:Layers,        # what a model, or anybody, says the layers are
     layers:Layers,            # what they are
@@ -365,21 +355,7 @@ def trivial_layers(
     return Layers(source, shadow=nothing + 1, light=nothing, occlusion_mask=nothing,
                   occlusion_rgb=0*frames)
 
-# %% ../nbs/07_evaluation.ipynb #cell-039
-def mean_source(
-    frames:Tensor, # (B,3,T,H,W)
-)->Tensor: # (B,3,H,W)
-    "The mean over time."
-    return frames.mean(2)
-
-def median_source(
-    frames:Tensor, # (B,3,T,H,W)
-)->Tensor: # (B,3,H,W)
-    "The median over time of each pixel and channel; of an even number, the mean of the middle two."
-    T, values = frames.shape[2], sort_frames(frames)
-    return (values[(T - 1)//2] + values[T//2]) / 2
-
-# %% ../nbs/07_evaluation.ipynb #cell-042
+# %% ../nbs/07_evaluation.ipynb #cell-038
 def per_sequence(
     scores:dict,         # name -> (B,)
     ids:list|None=None,  # names of the sequences
@@ -400,7 +376,7 @@ def _aggregate(rows:list, name:str, draws:np.ndarray)->np.ndarray: # a number fo
     mean = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return np.where(known.any(-1), mean, np.nan)
 
-# %% ../nbs/07_evaluation.ipynb #cell-043
+# %% ../nbs/07_evaluation.ipynb #cell-039
 def bootstrap(
     rows:list,         # one dict for each sequence
     name:str,          # which score
@@ -417,7 +393,7 @@ def bootstrap(
     if np.isnan(mean): return (float('nan'),)*3
     return float(mean), *np.nanquantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
 
-# %% ../nbs/07_evaluation.ipynb #cell-044
+# %% ../nbs/07_evaluation.ipynb #cell-040
 COLUMNS = dict(psnr='PSNR', psnr_after_gain='PSNR after gain', ssim='SSIM',
                shadow_mae='shadow MAE', light_mae='light MAE', iou='IoU', coverage='coverage',
                recomposition_psnr='recomposition PSNR')
@@ -431,11 +407,11 @@ LIGHTING_COLUMNS = {f'{layer}_{score}': f'{layer} {title}' for layer in ('shadow
                     for score, title in dict(mae='MAE', mae_inside='inside', mae_outside='outside',
                                              si_mse='si-MSE').items()}
 
-def _digits(name:str)->int: # decimals
+def shown_digits(name:str)->int: # decimals
     "One for decibels and grey levels, four for squared errors, three for the rest."
     return 1 if 'psnr' in name or name == 'age' else 4 if 'mse' in name else 3
 
-# %% ../nbs/07_evaluation.ipynb #cell-045
+# %% ../nbs/07_evaluation.ipynb #cell-041
 def comparison_table(
     results:dict,            # method -> list of rows, as from `per_sequence`
     columns:dict|None=None,  # score -> title; default: those of `COLUMNS` that were scored
@@ -456,7 +432,7 @@ def comparison_table(
             line[title] = '–'
             if name not in scored[method]: continue
             values = bootstrap(rows, name, samples, seed)
-            mean, low, high = (f'{x:.{_digits(name)}f}' for x in values)
+            mean, low, high = (f'{x:.{shown_digits(name)}f}' for x in values)
             if mean != 'nan': line[title] = f'{mean} [{low}, {high}]'
         table.append(line)
     return table

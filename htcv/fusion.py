@@ -18,10 +18,10 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .baselines import equalise_gains
+from .gain_equalisation import equalise_gains
 from .composition import Layers, canonical_layers, sort_frames, steady_share, within_envelope, within_majority
-from .decomposer import Prediction, check_frames, register_family
-from .synthesis import filmic, linear_to_srgb, srgb_to_linear
+from .model_families import Prediction, check_frames, register_family
+from .tone import filmic, linear_to_srgb, srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-006
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .composition import Layers
 from .decomposer import configure, create_decomposer, preset_config
 from .evaluation import per_sequence, score_lighting, score_masks, score_source
 from .scene_bank import RelitSequences, draw_batch
-from .synthesis import Dice
+from .sampling import Dice
 from .training import LAYERS
 
 # %% ../nbs/43_fusion_training.ipynb #cell-006

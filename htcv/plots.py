@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'STYLE', 'scale', 'by_scale', 'project_root', 'artefact_folder', 'save_results', 'load_results',
-           'save_figure', 'to_picture', 'sequence_sheet', 'picture_row', 'layer_sheet', 'targets_figure',
+           'save_figure', 'to_picture', 'draw_image', 'sequence_sheet', 'picture_row', 'layer_sheet', 'targets_figure',
            'rgb_loss_figure', 'learning_curves', 'markdown_table', 'show_table']
 
 # %% ../nbs/00_plots.ipynb #cell-002
@@ -71,7 +71,7 @@ def save_results(
                   metrics=metrics, times=times or {})
     path = artefact_folder('results')/f'{name}.json'
     draft = path.with_suffix('.part')
-    draft.write_text(json.dumps(_plain(record), indent=1, sort_keys=True, allow_nan=False) + '\n')
+    draft.write_text(json.dumps(plain_values(record), indent=1, sort_keys=True, allow_nan=False) + '\n')
     draft.replace(path)
 
 def load_results(
@@ -94,11 +94,11 @@ def _package_commit()->str:
     try: return (git('log', '-1', '--format=%h') or 'none') + '+'*bool(git('status', '--porcelain'))
     except FileNotFoundError: return 'unknown'
 
-def _plain(value):
+def plain_values(value):
     "What JSON holds: tensors and arrays as lists, and null for a number that is not known (NaN)."
-    if isinstance(value, dict): return {str(name): _plain(x) for name, x in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(x) for x in value]
-    if isinstance(value, (Tensor, np.ndarray, np.generic)): return _plain(value.tolist())
+    if isinstance(value, dict): return {str(name): plain_values(x) for name, x in value.items()}
+    if isinstance(value, (list, tuple)): return [plain_values(x) for x in value]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)): return plain_values(value.tolist())
     if isinstance(value, float): return value if np.isfinite(value) else None
     if value is None or isinstance(value, (str, int)): return value
     raise TypeError(f'{type(value).__name__} does not belong into a results file')
@@ -146,7 +146,7 @@ def to_picture(
     array = tensor.detach().float().clamp(0, 1).cpu().numpy()
     return array[0] if len(array) == 1 else array.transpose(1, 2, 0)
 
-def _show(axis, tensor:Tensor, title:str=''):
+def draw_image(axis, tensor:Tensor, title:str=''):
     "One picture in a thin frame, without ticks; masks between black and white whatever they hold."
     axis.imshow(to_picture(tensor), cmap='gray', vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[]); axis.grid(False)
@@ -172,7 +172,7 @@ def sequence_sheet(
     titles = dict(enumerate(columns or []))
     for i, (row, (title, stack)) in enumerate(zip(axes, stacks.items())):
         for j, axis in enumerate(row):
-            if j < stack.shape[1]: _show(axis, stack[:, j], titles.get(j, '') if i == 0 else '')
+            if j < stack.shape[1]: draw_image(axis, stack[:, j], titles.get(j, '') if i == 0 else '')
             else: axis.axis('off')
         row[0].set_ylabel(title, rotation=0, ha='right', va='center', fontsize=8.5)
     return figure
@@ -192,7 +192,7 @@ def picture_row(
     for axis in axes.flat: axis.axis('off')
     for axis, (title, picture) in zip(axes.flat, pictures.items()):
         axis.axis('on')
-        _show(axis, picture, title)
+        draw_image(axis, picture, title)
     return figure
 
 # %% ../nbs/00_plots.ipynb #cell-022
@@ -221,8 +221,8 @@ def targets_figure(
     figure, axes = plt.subplots(2, n, figsize=(n*1.25, 2.6), squeeze=False,
                                 gridspec_kw=dict(wspace=.18, hspace=.12))
     for j in range(n):
-        _show(axes[0, j], frames[:, j])
-        _show(axes[1, j], targets[:, j])
+        draw_image(axes[0, j], frames[:, j])
+        draw_image(axes[1, j], targets[:, j])
     return figure
 
 def rgb_loss_figure(
@@ -236,7 +236,7 @@ def rgb_loss_figure(
     cells = [outer[0, :2], outer[0, 2:], outer[1, :2], outer[1, 2:], outer[2, 1:3]]
     for cell, (title, stack) in zip(cells, groups.items()):
         inner = cell.subgridspec(1, 3, wspace=.02)
-        for j in range(3): _show(figure.add_subplot(inner[j]), stack[:, j])
+        for j in range(3): draw_image(figure.add_subplot(inner[j]), stack[:, j])
         box = cell.get_position(figure)
         figure.text((box.x0 + box.x1)/2, box.y1 + .006, title, ha='center', va='bottom',
                     weight='bold', fontsize=11)

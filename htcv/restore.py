@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .composition import Layers, compose
-from .decomposer import LATER_PRESETS, SMALLEST, load_decomposer, shipped_weights
+from .model_families import SMALLEST
 from .fusion import Plan, blend, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
-from .scoring import weights_facts
+from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 
 # %% ../nbs/60_restore.ipynb #cell-009
 @dataclass
@@ -206,7 +206,7 @@ def load_restorer(
     "The model that restores, and which weights exactly it has."
     if isinstance(weights, nn.Module): model, facts = weights.eval().to(device), {}
     else:
-        path = shipped_weights(weights or 'fusion') if weights is None or weights in LATER_PRESETS else Path(weights)
+        path = shipped_weights(weights or 'fusion') if weights is None or weights in SHIPPED else Path(weights)
         facts = weights_facts(path)
         model = load_decomposer(path, device)
     if not hasattr(model, 'carry_out'):

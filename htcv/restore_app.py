@@ -20,7 +20,7 @@ from .composition import Layers, composite, underlying
 from .fusion import resized
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
-from .rendering import benchmark_folder
+from .benchmark_files import benchmark_folder
 from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips, strangers
 from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES

@@ -23,8 +23,8 @@ from .image_formats import with_chunks
 from .images import read_image
 from .openraster import write_openraster
 from .photographs import Photographs
-from .plots import _show
-from .scoring import versions
+from .plots import draw_image as _show
+from .weights import versions
 
 # %% ../nbs/60_restored_files.ipynb #cell-005
 class StripWriter:

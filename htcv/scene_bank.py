@@ -17,10 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .composition import Layers, canonical_layers, share_common
-from .rendering import load_scene_pack
-from .synthesis import Dice, FolderSources, _column, _draw_scenes, filmic, procedural_sources, shade
-from .synthesis import signed_distance, srgb_to_linear, tone_map
-from .training_pictures import page_images
+from .scene_pack import load_scene_pack
+from .procedural_images import FolderSources, procedural_sources
+from .sampling import Dice, as_map as _column
+from .scene_geometry import signed_distance
+from .synthesis import draw_scenes as _draw_scenes, shade
+from .tone import filmic, srgb_to_linear, tone_map
+from .page_images import page_images
 
 # %% ../nbs/42_scene_bank.ipynb #cell-005
 @dataclass

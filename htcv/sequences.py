@@ -48,12 +48,14 @@ def sequence_files(
         match = re.fullmatch('(?i)(gt|[0-9]+)(-m)?', path.stem)
         if not match or path.suffix.lower() not in SUFFIXES: continue
         key = 'gt' if match[1].lower() == 'gt' else int(match[1]), bool(match[2])
-        if key in found: raise ValueError(f'{found[key]} and {path.name} are one frame twice: remove one')
+        if key in found:
+            raise ValueError(f'{found[key]} and {path.name} are one frame twice: remove one')
         found[key] = path
     numbered = sorted((number, mask) for number, mask in found if number != 'gt')
     frames, masks = ({n: found[n, m] for n, m in numbered if m == mask} for mask in (False, True))
     evaluation = bool(masks) or folder.absolute().parent.name == 'Eval'
-    if skip_zero is None: skip_zero = evaluation and 0 not in masks # a frame with a mask is an input
+    # a frame with a mask is an input
+    if skip_zero is None: skip_zero = evaluation and 0 not in masks
     if skip_zero: frames.pop(0, None)
     return SequenceFiles(frames, masks, found.get(('gt', False)))
 
@@ -106,10 +108,12 @@ def read_sequence(
     masks = {path: read_mask(path) for path in stored}
     _same_size(pictures | masks)
     return Sequence(folder.name, torch.stack([pictures[p] for p in paths], 1),
-                    pictures.get(files.source), torch.stack([*masks.values()], 1) if masks else None, numbers)
+                    pictures.get(files.source),
+                    torch.stack([*masks.values()], 1) if masks else None, numbers)
 
 # %% ../nbs/02_sequences.ipynb #cell-016
-LAYER_FILES = dict(shadow='shadow', light='light', occlusion_mask='mask', occlusion_rgb='occlusion', alpha='alpha')
+LAYER_FILES = dict(shadow='shadow', light='light', occlusion_mask='mask', occlusion_rgb='occlusion',
+                   alpha='alpha')
 OURS = r'(gt|[0-9]+(-m)?)\.png|layers'
 
 def _write_layers(folder:Path, layers:Layers, numbers:list, bits:int)->None:
@@ -120,7 +124,8 @@ def _write_layers(folder:Path, layers:Layers, numbers:list, bits:int)->None:
         stack = getattr(layers, name)
         if stack is None: continue
         check_values(f'{name} to store', stack[0], ('C', len(numbers), 'H', 'W'))
-        for n, layer in zip(numbers, stack[0].unbind(1)): write_image(folder/f'{n}-{short}.png', layer, bits)
+        for n, layer in zip(numbers, stack[0].unbind(1)):
+            write_image(folder/f'{n}-{short}.png', layer, bits)
 
 def read_layers(
     folder:str|Path,        # one sequence, with a folder `layers`
@@ -131,7 +136,8 @@ def read_layers(
     if not home.is_dir():
         raise FileNotFoundError(f'{folder} has no folder `layers`: write_sequence(…, layers=…) makes it')
     numbers = sorted(sequence_files(folder).frames if numbers is None else numbers)
-    def stack(short): return torch.stack([to_tensor(read_samples(home/f'{n}-{short}.png')) for n in numbers], 1)
+    def stack(short):
+        return torch.stack([to_tensor(read_samples(home/f'{n}-{short}.png')) for n in numbers], 1)
     names = [n for n in LAYER_FILES if n != 'alpha' or (home/f'{numbers[0]}-alpha.png').exists()]
     stored = {name: stack(LAYER_FILES[name])[None] for name in names}
     return check_layers(Layers(source=read_image(home/'source.png')[None], **stored))
@@ -182,10 +188,12 @@ def read_targets(
 )->tuple[Tensor, Tensor]: # targets (3,T,H,W) and masks (1,T,H,W)
     "Reads occlusion pseudo-targets; without mask files, the mask is where the target is not black."
     files = sequence_files(folder, skip_zero=False)
-    pictures = {path: read_image(path) for path in _numbered(files.frames, numbers, Path(folder), 'pseudo-target')}
+    pictures = {path: read_image(path)
+                for path in _numbered(files.frames, numbers, Path(folder), 'pseudo-target')}
     targets = torch.stack(_same_size(pictures), 1)
     if not files.masks: return targets, (targets.amax(0, keepdim=True) > 0).float()
-    return targets, torch.stack([read_mask(p) for p in _numbered(files.masks, numbers, Path(folder), 'mask')], 1)
+    return targets, torch.stack([read_mask(p)
+                                 for p in _numbered(files.masks, numbers, Path(folder), 'mask')], 1)
 
 # %% ../nbs/02_sequences.ipynb #cell-023
 PARTS = ('train', 'val', 'test')
@@ -197,7 +205,8 @@ def make_splits(
 )->dict: # part -> ids, sorted
     "A split that depends on the seed and the ids alone (sizes as in the report)."
     ids = [str(i) for i in ids]
-    if len(set(ids)) < len(ids): raise ValueError(f'{Counter(ids).most_common(1)[0][0]} occurs twice')
+    if len(set(ids)) < len(ids):
+        raise ValueError(f'{Counter(ids).most_common(1)[0][0]} occurs twice')
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f'fractions are three shares that add up to 1; got {fractions}')
     drawn = sorted(ids, key=lambda i: hashlib.sha256(f'{seed}:{i}'.encode()).digest())
@@ -274,11 +283,13 @@ def sequence_ids(
     if isinstance(split, (str, Path)): return read_split(split)
     if split is not None: return [str(i) for i in split]
     folders = (p for p in Path(root).iterdir() if p.is_dir() and p.name[0] != '.')
-    return sorted((p.name for p in folders if p.name != '__MACOSX' and not _is_empty(p)), key=natural)
+    return sorted((p.name for p in folders if p.name != '__MACOSX' and not _is_empty(p)),
+                  key=natural)
 
 def _is_empty(folder:Path)->bool:
     "Is there nothing in it but what systems leave behind?"
-    return all(path.name[0] == '.' or path.name in ('Thumbs.db', 'desktop.ini') for path in folder.iterdir())
+    return all(path.name[0] == '.' or path.name in ('Thumbs.db', 'desktop.ini')
+               for path in folder.iterdir())
 
 # %% ../nbs/02_sequences.ipynb #cell-031
 class SequenceDataset(Dataset):
@@ -296,11 +307,14 @@ class SequenceDataset(Dataset):
     ):
         self.root, self.targets, self.layers, self.augment = Path(root), targets, layers, augment
         self.n_frames, self.seed, self.epoch, self.require_source = n_frames, seed, 0, require_source
-        self.size, self.ids = (size, size) if isinstance(size, int) else size, sequence_ids(root, split)
+        self.size, self.ids = (size, size) if isinstance(size,
+                                                         int) else size, sequence_ids(root, split)
         if layers and size: raise ValueError('exact layers do not survive a resize: leave size out')
-        if not self.ids: raise FileNotFoundError(f'{root} holds no sequences, such as {root}/1/gt.png')
+        if not self.ids:
+            raise FileNotFoundError(f'{root} holds no sequences, such as {root}/1/gt.png')
         missing = [i for i in self.ids if not (self.root/i).is_dir()]
-        if missing: raise FileNotFoundError(f'{len(missing)} of {len(self.ids)} sequences are missing in '
+        if missing:
+            raise FileNotFoundError(f'{len(missing)} of {len(self.ids)} sequences are missing in '
                                             f'{root}, e.g. {missing[0]}')
     def __len__(self): return len(self.ids)
     def set_epoch(self, epoch:int): self.epoch = epoch
@@ -314,7 +328,8 @@ def _item(self:SequenceDataset, folder:Path, numbers:list)->dict:
         exact = vars(read_layers(folder, numbers))
         item |= {name: x[0] for name, x in exact.items() if x is not None and name != 'source'}
     if self.targets:
-        item['pseudo_rgb'], item['pseudo_mask'] = read_targets(Path(self.targets)/folder.name, numbers)
+        item['pseudo_rgb'], item['pseudo_mask'] = read_targets(Path(self.targets)/folder.name,
+                                                               numbers)
     item = {name: x for name, x in item.items() if x is not None}
     if not self.size: return item
     return {name: resize(x, self.size, mask=name.endswith('mask')) for name, x in item.items()}
@@ -344,7 +359,8 @@ def epoch_order(
 
 def collate(items:list)->dict: # as `default_collate` does
     "Stacks items, or says which of them do not fit together."
-    def form(item): return {name: tuple(x.shape) for name, x in item.items() if isinstance(x, Tensor)}
+    def form(item):
+        return {name: tuple(x.shape) for name, x in item.items() if isinstance(x, Tensor)}
     for item in items[1:]:
         if form(item) != form(items[0]):
             ids = f"{items[0].get('id')} and {item.get('id')}"
@@ -365,7 +381,8 @@ def sequence_loader(
     **options             # to `DataLoader`
 )->DataLoader: # of one epoch
     "Batches of one epoch, in an order that a resumed run finds again."
-    if batch_size < 1 or start < 0: raise ValueError(f'batch_size={batch_size} (≥ 1), start={start} (≥ 0)')
+    if batch_size < 1 or start < 0:
+        raise ValueError(f'batch_size={batch_size} (≥ 1), start={start} (≥ 0)')
     dataset = copy.copy(dataset)
     if hasattr(dataset, 'set_epoch'): dataset.set_epoch(epoch)
     order = epoch_order(len(dataset), shuffle, seed, epoch)
@@ -397,9 +414,11 @@ def check_sequence(
     note = partial(Problem, folder.name)
     try: files = sequence_files(folder)
     except (ValueError, OSError) as error: return [note('', str(error))]
-    paths = [*files.frames.values(), *files.masks.values(), *([files.source] if files.source else [])]
+    paths = [*files.frames.values(), *files.masks.values(),
+             *([files.source] if files.source else [])]
     if (folder/'layers').is_dir():
-        exact = ['source'] + [f'{n}-{short}' for n in files.frames for short in LAYER_FILES.values()]
+        exact = ['source'] + [f'{n}-{short}' for n in files.frames
+                              for short in LAYER_FILES.values()]
         paths += [folder/'layers'/f'{name}.png' for name in exact if not name.endswith('alpha')]
     sizes = {path: _size(path) for path in paths}
     common = Counter(size for size in sizes.values() if isinstance(size, tuple)).most_common(1)
@@ -410,7 +429,8 @@ def check_sequence(
     for path, size in sizes.items():
         name = str(path.relative_to(folder))
         if isinstance(size, str): problems.append(note(name, size))
-        elif size != common[0][0]: problems.append(note(name, f'is {size}; most are {common[0][0]}'))
+        elif size != common[0][0]:
+            problems.append(note(name, f'is {size}; most are {common[0][0]}'))
     return problems
 
 # %% ../nbs/02_sequences.ipynb #cell-043

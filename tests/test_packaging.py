@@ -42,7 +42,7 @@ def test_wheel_says_what_it_is(wheel):
     assert "Requires-Python: >=3.11" in info["METADATA"] and "# htcv" in info["METADATA"]
     needs = [line for line in info["METADATA"].split("\n") if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert not any(tool in line for line in needs for tool in ("jupyterlab", "nbdev", "pytest", "sphinx", "torchvision"))
-    for entry in ("htcv = htcv._modidx:d", "htcv_render = htcv.rendering:htcv_render", "htcv_evaluate = htcv.scoring:htcv_evaluate",
+    for entry in ("htcv = htcv._modidx:d", "htcv_render = htcv.render_command:htcv_render", "htcv_evaluate = htcv.evaluate_command:htcv_evaluate",
                   "htcv_restore = htcv.restore_command:htcv_restore"):
         assert entry in info["entry_points.txt"]
 

@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from htcv import scoring
+from htcv import evaluation_report, scoring
 from htcv.baselines import BASELINES
 from htcv.benchmark_parts import BENCHMARK_PARTS
 from htcv.composition import compose
 from htcv.decomposer import create_decomposer, load_decomposer, save_decomposer
+from htcv.evaluate_command import htcv_evaluate
 from htcv.evaluation import bootstrap, iou, mae, median_source, psnr
 from htcv.sequences import read_layers, read_sequence, write_image, write_sequence
 from htcv.synthesis import synthesize
@@ -37,8 +39,8 @@ def write_folder(made, folder):
 @pytest.fixture
 def no_pictures(monkeypatch):
     "Drawing takes most of the time, and most tests ask for something else."
-    monkeypatch.setattr(scoring, 'gallery', lambda report: scoring.plt.figure(figsize=(1, 1)))
-    monkeypatch.setattr(scoring, 'failures', lambda report: {})
+    monkeypatch.setattr(evaluation_report, 'gallery', lambda report: plt.figure(figsize=(1, 1)))
+    monkeypatch.setattr(evaluation_report, 'failures', lambda report: {})
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def scored(made, tmp_path_factory):
 
 def evaluate(*words):
     "Exit status of the command."
-    try: return scoring.htcv_evaluate([str(word) for word in words])
+    try: return htcv_evaluate([str(word) for word in words])
     except SystemExit as stop: return stop.code
 
 
@@ -118,7 +120,7 @@ def test_every_mean_has_an_interval(scored):
 
 def test_a_run_is_repeated_exactly_but_for_the_seconds(scored, tmp_path):
     home, _ = scored
-    scoring.write_report(scoring.score_folder(home/'SIAR', weights=None), tmp_path/'again')
+    evaluation_report.write_report(scoring.score_folder(home/'SIAR', weights=None), tmp_path/'again')
     without = lambda path: re.sub(r'"seconds": (\{[^}]*\}|[\d.e-]+)', '', (path/'scores.json').read_text())
     assert without(home/'SIAR-scores') == without(tmp_path/'again')
     for name in ('gallery.png', 'table.md'): assert (home/'SIAR-scores'/name).read_bytes() == (tmp_path/'again'/name).read_bytes()
@@ -244,14 +246,14 @@ def test_the_pictures_of_a_model(made, tmp_path):
     weights = save_decomposer(create_decomposer('tiny', seed=0), tmp_path/'tiny.safetensors')
     model = scoring.model_method(weights)
     report = scoring.score_folder(tmp_path/'S', dict(mean=scoring.standard_methods()['mean'], decomposer=model), main='decomposer')
-    rows = scoring.sequence_block(report, '1')
+    rows = evaluation_report.sequence_block(report, '1')
     assert [len(row) for row in rows] == [N_FRAMES, 3, 8]
     assert torch.equal(rows[1][2][1], report.view('1')[1]['decomposer'].source[0])
-    assert [len(figure.axes) for figure in (scoring.worst_sources(report), scoring.worst_masks(report))] == [12, 12]
-    figure = scoring.gallery(report)
+    assert [len(figure.axes) for figure in (evaluation_report.worst_sources(report), evaluation_report.worst_masks(report))] == [12, 12]
+    figure = evaluation_report.gallery(report)
     assert [text.get_text()[:5] for text in figure.texts] == ['Best ', 'Worst'] and len(figure.axes) == 2*(N_FRAMES + 11)
-    assert scoring.page(report, b'', scoring.failures(report)).count('data:image/png') == 2
-    scoring.plt.close('all')
+    assert evaluation_report.page(report, b'', evaluation_report.failures(report)).count('data:image/png') == 2
+    plt.close('all')
 
 
 def test_threshold_and_order_may_come_with_the_weights(folder, weights):

@@ -1,0 +1,95 @@
+"""Do a notebook's own tests find faults? Changes its exported code in one place at a time, runs it, names what nobody noticed.
+
+    python scripts/mutate.py 01_composition --sample 60      sixty faults, drawn with one seed; at scale tiny
+"""
+import argparse, ast, copy, json, os, random, re, signal, sys, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.update(HTCV_SCALE="tiny", NO_ALBUMENTATIONS_UPDATE="1", MPLBACKEND="Agg")
+sys.path.insert(0, str(ROOT))
+
+SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Pow: ast.Mult,
+         ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+         ast.And: ast.Or, ast.Or: ast.And, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+         ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+METHODS = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "mean": "sum", "sum": "mean", "any": "all", "all": "any",
+           "argmin": "argmax", "argmax": "argmin", "minimum": "maximum", "maximum": "minimum", "floor": "ceil", "ceil": "floor"}
+
+
+def mutations(node):
+    "What may be changed at one node: (what is said, what does it)."
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        yield f"{type(node.op).__name__} -> {SWAPS[type(node.op)].__name__}", lambda n: setattr(n, "op", SWAPS[type(n.op)]())
+    if isinstance(node, ast.BoolOp):
+        yield "and <-> or", lambda n: setattr(n, "op", SWAPS[type(n.op)]())
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield f"{type(node.ops[0]).__name__} -> {SWAPS[type(node.ops[0])].__name__}", lambda n: n.ops.__setitem__(0, SWAPS[type(n.ops[0])]())
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
+        yield f"without {type(node.op).__name__}", lambda n: setattr(n, "op", ast.UAdd() if isinstance(n.op, ast.USub) else ast.Not()) \
+            if isinstance(n.op, ast.USub) else setattr(n, "operand", ast.UnaryOp(ast.Not(), n.operand))
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        yield f"{node.value} -> {node.value + 1}", lambda n: setattr(n, "value", n.value + 1)
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield f"{node.value} -> {not node.value}", lambda n: setattr(n, "value", not n.value)
+    if isinstance(node, ast.Attribute) and node.attr in METHODS:
+        yield f".{node.attr} -> .{METHODS[node.attr]}", lambda n: setattr(n, "attr", METHODS[n.attr])
+    if isinstance(node, ast.IfExp):
+        yield "if <-> else", lambda n: n.__dict__.update(body=n.orelse, orelse=n.body)
+
+
+def exported(cell):
+    return cell.cell_type == "code" and re.match(r"#\|\s*exports?i?\b", cell.source) and "def " in cell.source
+
+
+def mutants(cells):
+    "Every single change to the bodies of exported functions: (cell, line, what, changed source)."
+    for number, cell in enumerate(cells):
+        if not exported(cell): continue
+        tree = ast.parse(cell.source)
+        notes = {id(c) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.arg, ast.AnnAssign))
+                 for a in (getattr(f, "returns", None), getattr(f, "annotation", None)) if a for c in ast.walk(a)}
+        for place, node in enumerate(ast.walk(tree)):
+            if id(node) in notes: continue
+            for k, (what, _) in enumerate(mutations(node)):
+                other = copy.deepcopy(tree)
+                target = next(n for i, n in enumerate(ast.walk(other)) if i == place)
+                list(mutations(target))[k][1](target)
+                yield number, getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(other))
+
+
+def passes(cells, number=None, source="", limit=300):
+    "Runs all cells in a fork, one of them changed; False if any fails, or takes too long."
+    child = os.fork()
+    if child == 0:
+        signal.alarm(limit)
+        os.chdir(ROOT/"nbs")
+        null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1); os.dup2(null, 2)
+        from IPython.core.interactiveshell import InteractiveShell
+        import htcv.plots
+        htcv.plots.artefact_folder = lambda kind: Path("/tmp")  # a mutant leaves no figure behind
+        shell = InteractiveShell.instance()
+        for i, cell in enumerate(cells):
+            if cell.cell_type != "code" or re.search(r"^#\|\s*(eval:\s*false|slow|gpu|default_exp)", cell.source, re.M): continue
+            if not shell.run_cell(source if i == number else cell.source, store_history=False).success: os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebook"); parser.add_argument("--sample", type=int, help="so many, drawn with one seed")
+    options = parser.parse_args()
+    import nbformat, torch, matplotlib.pyplot, torchmetrics.functional, IPython, fastcore.test, kornia  # once, before the forks
+    torch.set_num_threads(1)
+    cells = nbformat.read(ROOT/"nbs"/f"{options.notebook}.ipynb", as_version=4).cells
+    started = time.perf_counter()
+    if not passes(cells): sys.exit(f"{options.notebook} fails as it is")
+    limit = int(10*(time.perf_counter() - started)) + 20
+    found = list(mutants(cells))
+    if options.sample: found = random.Random(0).sample(found, min(options.sample, len(found)))
+    survivors = [f"cell {number}, line {line}: {what}" for number, line, what, source in found if passes(cells, number, source, limit)]
+    print(json.dumps(dict(notebook=options.notebook, mutants=len(found), found=len(found) - len(survivors), survivors=survivors), indent=1))
+
+
+if __name__ == "__main__": main()
