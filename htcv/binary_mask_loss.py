@@ -15,15 +15,16 @@ from torch import Tensor
 from .light_shadow import finetuning_stage, pseudo_underlying
 from .occlusion_pseudo_labels import occlusion_pseudo_labels
 from .plots import by_scale
-from .training import Stage
+from .training import Stage, summed_over_devices
 
 # %% ../nbs/31_binary_mask_loss.ipynb #cell-007
 def positive_weight(
-    target:Tensor, # binary mask, any shape
+    target:Tensor, # binary mask, any shape; of one device's share
 )->Tensor: # a scalar; 1 where the batch holds no True pixel
-    "Ratio of False to True values of a batch (report §3.2.1)."
-    positives = (target >= .5).sum()
-    return torch.where(positives > 0, (target.numel() - positives)/positives.clamp(min=1), 1.)
+    "Ratio of False to True values of a batch, on however many devices (report §3.2.1)."
+    true = (target >= .5).sum()
+    positives, negatives = summed_over_devices(torch.stack([true, target.numel() - true]))
+    return torch.where(positives > 0, negatives/positives.clamp(min=1), 1.)
 
 def binary_mask_loss(
     logit:Tensor,       # (B,1,T,H,W)
@@ -42,8 +43,10 @@ def mask_target(
     labels:str='difference', # kind of the pseudo-labels behind X_SL, or `exact`
     vote:str='frame',        # see `occlusion_pseudo_labels`
 )->Tensor: # (B,1,T,H,W)
-    "What the mask is compared with: pseudo-labels made on the fly, or the truth."
+    "What the mask is compared with: stored or fresh pseudo-labels, or the ground truth."
     if labels == 'exact': return batch['occlusion_mask']
+    if labels == 'difference' and vote == 'frame' and 'pseudo_mask' in batch:
+        return batch['pseudo_mask'] # of the folder `SIAR_OCC`
     picture = pseudo_underlying(batch['frames'], batch['source'], kind=labels)
     return occlusion_pseudo_labels(batch['frames'], picture, vote=vote)
 

@@ -94,7 +94,7 @@ def check_config(c:'DecomposerConfig'):
 PRESETS = {
     'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2), attention_heads=(3, 6, 12, 24),
                                window=(2, 7, 7), norm_groups=8, up_maps=(48, 24), kernel=(3, 3, 3),
-                               up_kernel=(3, 3, 3), stem=(), source_reduction='first', source_residual=False,
+                               up_kernel=(3, 3, 3), stem=(), source_reduction='first', lighting_channels=1, source_residual=False,
                                rgb_residual=False, informed_bias=False),
     'compact': DecomposerConfig(),
     'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2, up_maps=(8, 4), stem=(4, 4)),
@@ -398,7 +398,9 @@ class UNetHead(nn.Module):
         *skips, x = [self.pool(level) for level in fine + levels]
         for step, skip in zip(self.steps, reversed(skips)):
             x = step(x, skip.shape[2:], skip if self.skips else None)
-        for step in self.steps[len(skips):]: x = step(x, (n_frames, 2*x.shape[3], 2*x.shape[4]))
+        for left, step in zip(range(len(self.steps) - len(skips), 0, -1), self.steps[len(skips):]):
+            wait = self.time == 'first' and left > 1 # the report's head lets go of time in its last step
+            x = step(x, (x.shape[2] if wait else n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 
 # %% ../nbs/05_decomposer.ipynb #cell-031
@@ -499,7 +501,7 @@ def _start_from_nothing(self:Decomposer):
     light.fill_(START['light']); shadow.fill_(START['shadow'])
     self.occlusion.output.bias[0] = START['mask']
 
-# %% ../nbs/05_decomposer.ipynb #cell-034a
+# %% ../nbs/05_decomposer.ipynb #cell-036
 FAMILIES = dict(DecomposerConfig=Decomposer) # name of a configuration -> the network that it describes
 LATER = dict(FusionConfig='htcv.fusion')     # families that a later chapter brings, loaded when first asked for
 LATER_PRESETS = {'fusion': 'htcv.fusion', 'fusion-small': 'htcv.fusion'}
@@ -525,7 +527,7 @@ def preset_config(
     if preset not in PRESETS: raise ValueError(f'preset must be one of {known}; got {preset!r}')
     return PRESETS[preset]
 
-# %% ../nbs/05_decomposer.ipynb #cell-035
+# %% ../nbs/05_decomposer.ipynb #cell-037
 def create_decomposer(
     preset:str='compact',  # one of `PRESETS`, or of a family in `FAMILIES`
     *,
@@ -554,7 +556,7 @@ def count_parameters(
     "Parameters of the encoder and of each head."
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
 
-# %% ../nbs/05_decomposer.ipynb #cell-047
+# %% ../nbs/05_decomposer.ipynb #cell-049
 class Autoencoder(nn.Module):
     "The encoder of a decomposer and one head, skip connections off, that draws the frames again."
     def __init__(self,
@@ -569,7 +571,7 @@ class Autoencoder(nn.Module):
         T, H, W = frames.shape[2:]
         return self.head(self.encoder(frames))[:, :, :T, :H, :W].sigmoid()
 
-# %% ../nbs/05_decomposer.ipynb #cell-050
+# %% ../nbs/05_decomposer.ipynb #cell-052
 FILE_FORMAT = 'htcv.decomposer.1'
 
 def save_decomposer(
@@ -602,7 +604,7 @@ def _read_config(metadata:dict, path:Path):
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} holds no usable configuration: {error}') from error
 
-# %% ../nbs/05_decomposer.ipynb #cell-051
+# %% ../nbs/05_decomposer.ipynb #cell-053
 def shipped_weights(
     preset:str='fusion' # or `fusion-small`
 )->Path:
