@@ -33,10 +33,12 @@ class DecomposerConfig:
     window:tuple=(16, 2, 2)         # tokens that attend to each other: frames, rows, columns
     mlp_ratio:float=4.              # hidden channels of a block's MLP, times its width
     norm_groups:int=4               # of the group norms in the heads
-    up_maps:tuple=(32, 16)          # channels of the up-steps without skip, one per halving of a patch
+    # channels of the up-steps without skip, one per halving of a patch
+    up_maps:tuple=(32, 16)
     kernel:tuple=(1, 3, 3)          # convolutions beside a skip connection: frames, rows, columns
     up_kernel:tuple=(1, 3, 3)       # convolutions of the up-steps
-    stem:tuple=(16, 8)              # channels of the fine maps beside the up-steps; () leaves them without skip
+    # channels of the fine maps beside the up-steps; () leaves them without skip
+    stem:tuple=(16, 8)
     source_reduction:str='mean'     # how T becomes 1: 'first', 'mean' or 'mean_max'
     lighting_channels:int=3         # of shadow and of light: 3 or 1
     source_residual:bool=True       # the source head corrects the mean of the frames
@@ -44,7 +46,8 @@ class DecomposerConfig:
     informed_bias:bool=True         # start from "hardly any shadow, light or occluder"
 
     def __post_init__(self):
-        for name in ('patch', 'depths', 'attention_heads', 'window', 'up_maps', 'kernel', 'up_kernel', 'stem'):
+        for name in ('patch', 'depths', 'attention_heads', 'window', 'up_maps', 'kernel',
+                     'up_kernel', 'stem'):
             object.__setattr__(self, name, _whole_numbers(name, getattr(self, name)))
         check_config(self)
 
@@ -61,23 +64,27 @@ def _whole_numbers(name:str, values)->tuple:
     ok = ok and len(values) == (3 if name in ('patch', 'window', 'kernel', 'up_kernel')
                                 else len(values))
     if not ok or not (values or name == 'stem'):
-        raise ValueError(f'{name} must hold positive whole numbers, three for frames, rows, columns; got {values!r}')
+        raise ValueError(f'{name} must hold positive whole numbers, three for frames, rows, '
+                         f'columns; got {values!r}')
     return tuple(values)
 
 def check_config(c:'DecomposerConfig'):
     "Raises a `ValueError` that says which numbers do not fit together."
     _whole_numbers('dim', [c.dim]), _whole_numbers('norm_groups', [c.norm_groups])
     step, widths = 2**len(c.up_maps), (*c.maps, *c.up_maps, *c.stem)
-    faults = {f'depths {c.depths} and attention_heads {c.attention_heads} need one number for each level':
+    faults = {f'depths {c.depths} and attention_heads {c.attention_heads} need one number for each '
+              f'level':
                   len(c.depths) != len(c.attention_heads),
-              f'up_maps {c.up_maps} ask for a patch of (t, {step}, {step}); got {c.patch}': c.patch[1:] != (step, step),
+              f'up_maps {c.up_maps} ask for a patch of (t, {step}, {step}); got {c.patch}': c.patch[
+                  1:] != (step, step),
               f'kernel {c.kernel} and up_kernel {c.up_kernel} must be odd, so that sizes stay':
                   not all(k % 2 for k in c.kernel + c.up_kernel),
               f'mlp_ratio must be a positive number; got {c.mlp_ratio!r}':
                   not isinstance(c.mlp_ratio, (int, float)) or c.mlp_ratio*c.dim < 1,
               f'source_reduction must be one of {REDUCTIONS}; got {c.source_reduction!r}':
                   c.source_reduction not in REDUCTIONS,
-              f'stem {c.stem} needs one number for each of up_maps {c.up_maps}, and tokens of one frame':
+              f'stem {c.stem} needs one number for each of up_maps {c.up_maps}, and tokens of one '
+              f'frame':
                   bool(c.stem) and (len(c.stem) != len(c.up_maps) or c.patch[0] != 1),
               "source_reduction 'first' drops frames in an up-step without skip; it needs stem=()":
                   bool(c.stem) and c.source_reduction == 'first',
@@ -95,7 +102,7 @@ DECOMPOSER_PRESETS = {
                                attention_heads=(3, 6, 12, 24),
                                window=(2, 7, 7), norm_groups=8, up_maps=(48, 24), kernel=(3, 3, 3),
                                up_kernel=(3, 3, 3), stem=(), source_reduction='first',
-                               source_residual=False,
+                               lighting_channels=1, source_residual=False,
                                rgb_residual=False, informed_bias=False),
     'compact': DecomposerConfig(),
     'tiny': DecomposerConfig(dim=8, depths=(1, 1), attention_heads=(1, 2), norm_groups=2,
@@ -110,12 +117,14 @@ class NormConvolution(nn.Sequential):
         kernel:tuple, # frames, rows, columns; odd, so that sizes stay
         groups:int,   # of the norm
     ):
-        convolution = nn.Conv3d(in_channels, out_channels, kernel, padding=tuple(k//2 for k in kernel), bias=False)
+        convolution = nn.Conv3d(in_channels, out_channels, kernel,
+                                padding=tuple(k//2 for k in kernel), bias=False)
         super().__init__(nn.GroupNorm(groups, in_channels), convolution, nn.ReLU())
 
     def forward(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C',T,H,W)
         if torch.is_grad_enabled() and not x.requires_grad:
-            x = x.detach().requires_grad_() # behind a frozen encoder, torch 2.13's group norm crashes without it
+            # behind a frozen encoder, torch 2.13's group norm crashes without it
+            x = x.detach().requires_grad_()
         return super().forward(x)
 
 class UpStep(nn.Module):
@@ -127,9 +136,12 @@ class UpStep(nn.Module):
     ):
         super().__init__()
         first = NormConvolution(in_channels + skip_channels, out_channels, kernel, groups)
-        self.convolutions = nn.Sequential(first, NormConvolution(out_channels, out_channels, kernel, groups))
+        self.convolutions = nn.Sequential(first,
+                                          NormConvolution(out_channels, out_channels, kernel,
+                                                          groups))
 
-    def forward(self, x:Tensor, size:tuple, skip:Tensor|None=None)->Tensor: # (B,C,T,H,W) -> (B,C',*size)
+    # (B,C,T,H,W) -> (B,C',*size)
+    def forward(self, x:Tensor, size:tuple, skip:Tensor|None=None)->Tensor:
         x = F.interpolate(x, size=tuple(size), mode='nearest')
         return self.convolutions(x if skip is None else torch.cat([x, skip], dim=1))
 
@@ -213,7 +225,10 @@ class UNetHead(nn.Module):
         *skips, x = [self.pool(level) for level in fine + levels]
         for step, skip in zip(self.steps, reversed(skips)):
             x = step(x, skip.shape[2:], skip if self.skips else None)
-        for step in self.steps[len(skips):]: x = step(x, (n_frames, 2*x.shape[3], 2*x.shape[4]))
+        for left, step in zip(range(len(self.steps) - len(skips), 0, -1), self.steps[len(skips):]):
+            # the report's head lets go of time in its last step
+            wait = self.time == 'first' and left > 1
+            x = step(x, (x.shape[2] if wait else n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 
 # %% ../nbs/05_decomposer.ipynb #cell-018
@@ -240,12 +255,14 @@ class Decomposer(nn.Module):
     )->Prediction:
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
         unknown = set(heads) - set(HEADS)
-        if unknown: raise ValueError(f'heads must be among {HEADS}; got {sorted(map(str, unknown))}')
+        if unknown:
+            raise ValueError(f'heads must be among {HEADS}; got {sorted(map(str, unknown))}')
         check_frames(frames)
         T, H, W = frames.shape[2:]
         levels = self.encoder(frames)
         seen = evidence(frames, self.config.patch) if self.config.stem else None
-        return self._read({name: self.parts[name](levels, seen)[:, :, :T, :H, :W] for name in heads}, frames)
+        return self._read({name: self.parts[name](levels, seen)[:, :, :T, :H, :W]
+                           for name in heads}, frames)
 
 # %% ../nbs/05_decomposer.ipynb #cell-019
 @patch

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['LAYER_FILES', 'OURS', 'PARTS', 'SequenceFiles', 'sequence_files', 'Sequence', 'read_sequence', 'read_layers',
            'write_sequence', 'write_targets', 'read_targets', 'make_splits', 'write_splits', 'read_split',
-           'choose_frames', 'augmented', 'sequence_ids', 'SequenceDataset', 'epoch_order', 'collate', 'sequence_loader',
-           'Problem', 'check_sequence', 'check_sequences']
+           'choose_frames', 'augmented', 'transformed', 'sequence_ids', 'SequenceDataset', 'epoch_order', 'collate',
+           'sequence_loader', 'Problem', 'check_sequence', 'check_sequences']
 
 # %% ../nbs/02_sequences.ipynb #cell-002
-import copy, csv, hashlib, math, re
+import copy, csv, hashlib, json, math, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +75,8 @@ def _same_size(pictures:dict)->list: # path -> (C,H,W)
     for path, other in pictures.items():
         if other.shape[-2:] != picture.shape[-2:]:
             raise ValueError(f'mixed sizes: {path} is {tuple(other.shape[-2:])}, {first.name} is '
-                             f'{tuple(picture.shape[-2:])} (height, width): align and crop them alike')
+                             f'{tuple(picture.shape[-2:])} (height, width): align and crop them '
+                             f'alike')
     return list(pictures.values())
 
 def _numbered(paths:dict, numbers:tuple, folder:Path, what:str)->list:
@@ -97,9 +98,11 @@ def read_sequence(
     files = sequence_files(folder, skip_zero)
     if not files.frames:
         there = ', '.join(sorted(p.name for p in folder.iterdir())[:5]) or 'nothing'
-        raise FileNotFoundError(f'no frames in {folder}: they are called 1.png, 2.png, …; found {there}')
+        raise FileNotFoundError(f'no frames in {folder}: they are called 1.png, 2.png, …; found '
+                                f'{there}')
     if require_source and not files.source:
-        raise FileNotFoundError(f'{folder}/gt.png is missing: the undistorted picture is needed here')
+        raise FileNotFoundError(f'{folder}/gt.png is missing: the undistorted picture is needed '
+                                f'here')
     numbers = tuple(sorted(files.frames if numbers is None else numbers))
     paths = _numbered(files.frames, numbers, folder, 'picture')
     pictures = {path: read_image(path) for path in ([files.source] if files.source else []) + paths}
@@ -134,7 +137,8 @@ def read_layers(
     "Reads the exact layers that `write_sequence` stored."
     home = Path(folder)/'layers'
     if not home.is_dir():
-        raise FileNotFoundError(f'{folder} has no folder `layers`: write_sequence(…, layers=…) makes it')
+        raise FileNotFoundError(f'{folder} has no folder `layers`: write_sequence(…, layers=…) '
+                                f'makes it')
     numbers = sorted(sequence_files(folder).frames if numbers is None else numbers)
     def stack(short):
         return torch.stack([to_tensor(read_samples(home/f'{n}-{short}.png')) for n in numbers], 1)
@@ -159,7 +163,8 @@ def write_sequence(
     if source is not None: check_values('source', source, (3, H, W))
     if masks is not None: check_values('masks', masks, (1, T, H, W))
     if layers is not None and check_layers(layers).occlusion_mask.shape != (1, 1, T, H, W):
-        raise ValueError(f'layers must be those of one sequence of {T} frames of {H}×{W}, as in layers[i]')
+        raise ValueError(f'layers must be those of one sequence of {T} frames of {H}×{W}, as in '
+                         f'layers[i]')
     numbers = [int(n) for n in (range(1, T + 1) if numbers is None else numbers)]
     if len(set(numbers)) != T or len(numbers) != T or min(numbers) < 0:
         raise ValueError(f'{T} frames need {T} different numbers from 0 on; got {numbers}')
@@ -236,13 +241,15 @@ def read_split(
     path:str|Path, # e.g. `data_splits/standard/train.csv`
 )->list: # ids as strings, in the file's order
     "Reads the column `id` of a CSV; other columns are left alone."
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path} does not exist; see `write_splits`')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path} does not exist; see `write_splits`')
     with open(path, newline='', encoding='utf-8-sig') as file:
         table = csv.DictReader(file)
         if 'id' not in (table.fieldnames or []):
             raise ValueError(f'{path} has no column `id`; its columns are {table.fieldnames}')
         ids = [row['id'].strip() for row in table if row['id'] and row['id'].strip()]
-    if len(set(ids)) != len(ids): raise ValueError(f'{path} names {Counter(ids).most_common(1)[0][0]} twice')
+    if len(set(ids)) != len(ids):
+        raise ValueError(f'{path} names {Counter(ids).most_common(1)[0][0]} twice')
     return ids
 
 # %% ../nbs/02_sequences.ipynb #cell-027
@@ -266,7 +273,8 @@ def augmented(
 )->dict:
     "One flip, one turn and one order of the frames for all the layers of a sequence."
     T, H, W = item['frames'].shape[1:]
-    flip, turns, order = bool(rng.integers(2)), int(rng.integers(4)), torch.from_numpy(rng.permutation(T))
+    flip, turns, order = bool(
+        rng.integers(2)), int(rng.integers(4)), torch.from_numpy(rng.permutation(T))
     if H != W: turns -= turns % 2 # a quarter turn would change the shape
     def change(x):
         x = torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
@@ -274,6 +282,32 @@ def augmented(
     return {name: change(x) if isinstance(x, Tensor) else x for name, x in item.items()}
 
 # %% ../nbs/02_sequences.ipynb #cell-029
+def transformed(
+    item:dict,               # tensors (3,H,W), (3,T,H,W) and masks (1,T,H,W); anything else passes
+    transform,               # `albumentations.Compose`
+    rng:np.random.Generator, # gives the transform its seed, and the frames their order
+)->dict:
+    "One draw of an albumentations transform for source, frames and masks alike."
+    order = torch.from_numpy(rng.permutation(item['frames'].shape[1]))
+    tensors = {name: x for name, x in item.items() if isinstance(x, Tensor)}
+    stacks = {n: x[:, order] if x.ndim == 4 else x[:, None] for n, x in tensors.items()}
+    groups = {kind: [n for n in stacks if n.endswith('mask') == (kind == 'masks')]
+              for kind in ('images', 'masks')}
+    planes = {kind: np.concatenate([stacks[n].movedim(0, -1).numpy() for n in names])
+              for kind, names in groups.items() if names}
+    if 'masks' in planes: planes['masks'] = planes['masks'][..., 0]
+    transform.set_random_seed(int(rng.integers(2**31)))
+    made = transform(image=planes['images'][0], **planes)
+    changed = {}
+    for kind in planes:
+        x = torch.from_numpy(np.ascontiguousarray(made[kind]))
+        x = x[None] if kind == 'masks' else x.movedim(-1, 0)
+        parts = x.split([stacks[n].shape[1] for n in groups[kind]], dim=1)
+        for n, part in zip(groups[kind], parts):
+            changed[n] = (part if tensors[n].ndim == 4 else part[:, 0]).clamp(0, 1)
+    return {n: changed[n].contiguous() if n in changed else x for n, x in item.items()}
+
+# %% ../nbs/02_sequences.ipynb #cell-032
 def sequence_ids(
     root:str|Path,                   # folder of sequences
     split:str|Path|list|None=None,   # CSV or list of ids; None: every folder
@@ -291,7 +325,7 @@ def _is_empty(folder:Path)->bool:
     return all(path.name[0] == '.' or path.name in ('Thumbs.db', 'desktop.ini')
                for path in folder.iterdir())
 
-# %% ../nbs/02_sequences.ipynb #cell-031
+# %% ../nbs/02_sequences.ipynb #cell-034
 class SequenceDataset(Dataset):
     "Sequence folders as a map-style dataset."
     def __init__(self,
@@ -301,7 +335,7 @@ class SequenceDataset(Dataset):
         size:int|tuple|None=None,      # resize to this square or (height, width)
         targets:str|Path|None=None,    # tree of pseudo-targets, e.g. `SIAR_OCC`
         layers:bool=False,             # also the exact layers
-        augment:bool=False,            # flips, turns, order and choice of frames
+        augment=False,                 # flips, turns, order, choice of frames; or a `Compose`
         seed:int=0,                    # of the augmentation
         require_source:bool=True,      # a sequence without `gt` is an error
     ):
@@ -310,6 +344,9 @@ class SequenceDataset(Dataset):
         self.size, self.ids = (size, size) if isinstance(size,
                                                          int) else size, sequence_ids(root, split)
         if layers and size: raise ValueError('exact layers do not survive a resize: leave size out')
+        if layers and callable(augment):
+            raise ValueError('exact layers do not survive any transform: augment=True, or '
+                             'layers=False')
         if not self.ids:
             raise FileNotFoundError(f'{root} holds no sequences, such as {root}/1/gt.png')
         missing = [i for i in self.ids if not (self.root/i).is_dir()]
@@ -319,7 +356,7 @@ class SequenceDataset(Dataset):
     def __len__(self): return len(self.ids)
     def set_epoch(self, epoch:int): self.epoch = epoch
 
-# %% ../nbs/02_sequences.ipynb #cell-032
+# %% ../nbs/02_sequences.ipynb #cell-035
 def _item(self:SequenceDataset, folder:Path, numbers:list)->dict:
     "Everything that belongs to one sequence, as stored."
     sequence = read_sequence(folder, self.require_source, numbers)
@@ -342,11 +379,39 @@ def _getitem(self:SequenceDataset, index:int)->dict:
     try: numbers = choose_frames(list(sequence_files(folder).frames), self.n_frames, rng)
     except ValueError as error: raise ValueError(f'{folder}: {error}') from error
     item = _item(self, folder, numbers)
-    return dict(id=self.ids[index]) | (augmented(item, rng) if rng else item)
+    if rng and callable(self.augment): item = transformed(item, self.augment, rng)
+    elif rng: item = augmented(item, rng)
+    return dict(id=self.ids[index]) | item
 
 SequenceDataset.__getitem__ = _getitem
 
 # %% ../nbs/02_sequences.ipynb #cell-037
+def _content(folders:list, suspects:int=64)->str: # 16 hexadecimal digits
+    "Names and sizes of the files of evenly spread folders, and the content of the first file of each."
+    chosen = folders[::max(1, len(folders)//suspects)]
+    digest = hashlib.sha256(str(len(folders)).encode())
+    for folder in chosen:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != '.')
+        digest.update(repr([(folder.name, path.name, path.stat().st_size)
+                            for path in files]).encode())
+        if files: digest.update(files[-1].read_bytes())
+    return digest.hexdigest()[:16]
+
+def _describe(self:SequenceDataset)->dict: # plain values
+    "Which sequences these are and what is done to them: other data are described otherwise."
+    ids = hashlib.sha256(json.dumps(self.ids).encode()).hexdigest()[:16]
+    transform = repr(self.augment) if callable(self.augment) else self.augment
+    targets = self.targets and dict(root=str(Path(self.targets).resolve()),
+                                    content=_content([Path(self.targets)/i for i in self.ids]))
+    return dict(root=str(self.root.resolve()), sequences=len(self.ids), ids=ids, size=self.size,
+                content=_content([self.root/i for i in self.ids]), n_frames=self.n_frames,
+                targets=targets, layers=self.layers,
+                augment=transform, seed=self.seed)
+
+SequenceDataset.description = cached_property(_describe)
+SequenceDataset.description.__set_name__(SequenceDataset, 'description')
+
+# %% ../nbs/02_sequences.ipynb #cell-042
 def epoch_order(
     length:int,         # of the dataset
     shuffle:bool=True,  # else 0, 1, 2, …
@@ -364,11 +429,12 @@ def collate(items:list)->dict: # as `default_collate` does
     for item in items[1:]:
         if form(item) != form(items[0]):
             ids = f"{items[0].get('id')} and {item.get('id')}"
-            raise ValueError(f'sequences {ids} do not fit into one batch: {form(items[0])} and {form(item)}; '
+            raise ValueError(f'sequences {ids} do not fit into one batch: {form(items[0])} and '
+                             f'{form(item)}; '
                              'set n_frames and size, or batch_size=1')
     return default_collate(items)
 
-# %% ../nbs/02_sequences.ipynb #cell-038
+# %% ../nbs/02_sequences.ipynb #cell-043
 def sequence_loader(
     dataset,              # map-style; `set_epoch` is called where it exists
     batch_size:int,       # sequences of a batch
@@ -377,6 +443,7 @@ def sequence_loader(
     epoch:int=0,          # which epoch
     start:int=0,          # first batch: a resumed run continues here
     drop_last:bool=False, # leave out an incomplete batch
+    share:tuple=(0, 1),   # which part of every batch, of how many: one for each device
     workers:int=0,        # processes that read
     **options             # to `DataLoader`
 )->DataLoader: # of one epoch
@@ -388,11 +455,12 @@ def sequence_loader(
     order = epoch_order(len(dataset), shuffle, seed, epoch)
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
     if drop_last and batches and len(batches[-1]) < batch_size: batches.pop()
+    batches = [part for batch in batches if (part := batch[share[0]::share[1]])]
     own = torch.Generator().manual_seed(seed) # so that the global random state stays untouched
     return DataLoader(dataset, batch_sampler=batches[start:], num_workers=workers, generator=own,
                       **{'collate_fn': collate} | options)
 
-# %% ../nbs/02_sequences.ipynb #cell-041
+# %% ../nbs/02_sequences.ipynb #cell-046
 class Problem(NamedTuple):
     "One thing that is wrong."
     sequence:str # its id
@@ -404,7 +472,7 @@ def _size(path:Path)->tuple|str: # (height, width), or what is wrong
     try: return read_samples(path).shape[:2]
     except (ValueError, OSError) as error: return str(error).removeprefix(f'{path} ')
 
-# %% ../nbs/02_sequences.ipynb #cell-042
+# %% ../nbs/02_sequences.ipynb #cell-047
 def check_sequence(
     folder:str|Path,          # one sequence
     require_source:bool=True, # a missing `gt` is a problem
@@ -433,7 +501,7 @@ def check_sequence(
             problems.append(note(name, f'is {size}; most are {common[0][0]}'))
     return problems
 
-# %% ../nbs/02_sequences.ipynb #cell-043
+# %% ../nbs/02_sequences.ipynb #cell-048
 def check_sequences(
     root:str|Path,                 # e.g. `SIAR`
     split:str|Path|list|None=None, # CSV or list of ids; None: every folder

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'CARD', 'prepare_data', 'load_data', 'steps_in', 'best_threshold_of', 'publish', 'write_card',
-           'htcv_train']
+           'folder_data', 'at_scale', 'folder_settings', 'folder_stage', 'htcv_train']
 
 # %% ../nbs/44_train_command.ipynb #cell-002
-import argparse, json, signal, subprocess, sys, time
+import argparse, contextlib, json, os, signal, subprocess, sys, time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -20,8 +20,12 @@ import htcv
 from .decomposer import count_parameters, create_decomposer, load_decomposer, preset_config, save_decomposer, shipped_weights
 from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion, validate
+from .joint_training import report_stages, stages_before
 from .plots import save_results
 from .scene_bank import RelitSequences, SceneBank, draw_batch, drawn_scenes, rendered_scenes, sample_images
+from .sequences import SequenceDataset, make_splits, read_split, sequence_ids
+from .training import Settings, default_settings, throughout
+from .training import train as train_stage
 from .training_pictures import gather_pictures
 
 # %% ../nbs/44_train_command.ipynb #cell-005
@@ -160,6 +164,135 @@ Train them again: `htcv_train --prepare`, `htcv_train --preset NAME --steps STEP
 """
 
 # %% ../nbs/44_train_command.ipynb #cell-017
+def folder_data(
+    home:str|Path,       # holds `SIAR/`, or is that folder itself
+    split:str|None=None, # name below `data_splits/`; None: four in five to train on
+    augment=True,        # see `SequenceDataset`
+    seed:int=0,          # of the augmentation, and of a split without a name
+    **options            # to `SequenceDataset`: size, n_frames
+)->tuple[SequenceDataset, SequenceDataset]: # to train on, and to validate on
+    "Sequences in the SIAR layout, with the pseudo-targets of `SIAR_OCC` where they are."
+    home = Path(home)
+    root = home/'SIAR' if (home/'SIAR').is_dir() else home
+    if split: parts = {part: _split_ids(home, root, split, part) for part in ('train', 'val')}
+    else: parts = make_splits(sequence_ids(root), seed, (.8, .2, 0))
+    if not (parts['train'] and parts['val']):
+        raise ValueError(f'{root} is too small to be split: 5 sequences are needed, or --split NAME')
+    stored = home/'SIAR_OCC'
+    wanted = parts['train'] + parts['val']
+    targets = stored if stored.is_dir() and all((stored/i).is_dir() for i in wanted) else None
+    return tuple(SequenceDataset(root, parts[part], targets=targets, seed=seed,
+                                 augment=augment if part == 'train' else False, **options)
+                 for part in ('train', 'val'))
+
+def _split_ids(home:Path, root:Path, split:str, part:str)->list:
+    "The ids of one part of a named split, beside the sequences or in the folder above."
+    places = [folder/'data_splits'/split/f'{part}.csv' for folder in (home, root.parent)]
+    found = [path for path in places if path.is_file()]
+    if not found: raise FileNotFoundError(f'no split {split!r}: {places[0]} does not exist')
+    return read_split(found[0])
+
+# %% ../nbs/44_train_command.ipynb #cell-019
+@contextlib.contextmanager
+def at_scale(
+    name:str # of `HTCV_SCALE`
+):
+    "Stages of this scale, unless the environment asks for another."
+    given = os.environ.get('HTCV_SCALE')
+    os.environ['HTCV_SCALE'] = given or name
+    try: yield
+    finally:
+        if given is None: del os.environ['HTCV_SCALE']
+
+def folder_settings(
+    preset:str,    # of the decomposer
+    data:tuple,    # of two `SequenceDataset`
+    **changes      # fields of `Settings` that differ
+)->Settings:
+    "How large a step is; an epoch is one pass over the training sequences."
+    changes = {name: value for name, value in changes.items() if value is not None}
+    with at_scale('report' if preset == 'report' else 'gpu'): settings = default_settings(**changes)
+    batch = min(settings.batch_size, len(data[0]))*settings.accumulate
+    fields = dict(preset=preset, pool=len(data[0]), validation=len(data[1]), n_frames=data[0].n_frames or 0)
+    return replace(settings, **fields, epoch=changes.get('epoch', max(1, len(data[0])//batch)))
+
+def folder_stage(
+    preset:str,          # `report` learns as reported, the others as we do
+    name:str='joint',    # see `report_stages`
+    steps:int|None=None, # of every stage; None: those of the scale
+):
+    "A stage of the report with its past."
+    with at_scale('report' if preset == 'report' else 'gpu'):
+        stages = report_stages(as_reported=preset == 'report')
+    if name not in stages: raise ValueError(f'--stage is one of {", ".join(stages)}; got {name}')
+    return throughout(stages[name], steps=steps) if steps else stages[name]
+
+# %% ../nbs/44_train_command.ipynb #cell-021
+PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
+OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights')
+OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
+                 epoch=None, devices=1, nodes=1, precision='32-true', workers=0)
+
+def _stage_options(parser):
+    "The options that belong to the report's stages."
+    group = parser.add_argument_group('the stages of the report, on a folder')
+    add = group.add_argument
+    add('folder', nargs='?', metavar='DATA', help='holds SIAR/ and, if there, data_splits/ and SIAR_OCC/; or is a folder of sequences itself')
+    add('--stage', help='encoder, source, light_shadow, finetuned, mask, rgb, joint (default) or naive; those before it are trained first')
+    add('--split', metavar='NAME', help='of data_splits/ (default: four in five to train on)')
+    add('--size', type=int, help='resize to this square (default: that of the preset)')
+    add('--frames', type=int, metavar='T', help='of each sequence (default: all)')
+    add('--batch', type=int, metavar='B', help='sequences in a batch, all devices together')
+    add('--accumulate', type=int, metavar='N', help='batches for each step')
+    add('--epoch', type=int, metavar='STEPS', help='between two checkpoints (default: one pass over the sequences)')
+    add('--devices', type=int, metavar='N', help='GPUs, or processes with --device cpu, of each machine (DDP)')
+    add('--nodes', type=int, metavar='N', help='machines; start the command on each, e.g. by torchrun or srun')
+    add('--precision', choices=PRECISIONS, help="Lightning Fabric's (default: 32-true)")
+    add('--workers', type=int, metavar='N', help='processes that read sequences, for each device (default: 0)')
+
+def _check_stages(parser, given, arguments):
+    "Refuses what does not go with a folder, or goes with nothing but a folder."
+    if given.folder is None:
+        extra = [name for name in OF_STAGES if getattr(given, name) is not None]
+        if extra: parser.error(f'--{extra[0]} needs DATA, the folder of sequences')
+        return
+    wrong = [name for name in OF_FUSION if getattr(given, name)]
+    if wrong: parser.error(f'--{wrong[0]} does not go with DATA: a stage goes on by itself, its weights are in --out')
+    if type(preset_config(given.preset)).__name__ != 'DecomposerConfig':
+        parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not hold: htcv_train --prepare makes them; '
+                     'on DATA use --preset report or compact')
+    for name, value in OF_STAGES.items():
+        if getattr(given, name) is None: setattr(given, name, value)
+    if given.devices*given.nodes > 1 and arguments is not None:
+        parser.error('several devices need the command line, since every process repeats it')
+
+# %% ../nbs/44_train_command.ipynb #cell-022
+def _fabric_of(given):
+    "Lightning Fabric as the options say, with its processes started."
+    from lightning_fabric import Fabric
+    fabric = Fabric(accelerator=given.device.split(':')[0], devices=given.devices, num_nodes=given.nodes,
+                    precision=given.precision, strategy='ddp' if given.devices*given.nodes > 1 else 'auto')
+    fabric.launch()
+    return fabric
+
+def _train_stages(given, tell):
+    "The stages of the report on the sequences of a folder."
+    stage = folder_stage(given.preset, given.stage, given.steps)
+    with at_scale('report' if given.preset == 'report' else 'gpu'): size = given.size or default_settings().size
+    data = folder_data(given.folder, given.split, seed=given.seed, size=size, n_frames=given.frames)
+    settings = folder_settings(given.preset, data, size=size, batch_size=given.batch, accumulate=given.accumulate,
+                               epoch=given.epoch, seed=given.seed)
+    fabric = _fabric_of(given)
+    names = ', '.join(s.name for s in stages_before(stage))
+    if fabric.is_global_zero:
+        tell(f'{len(data[0])} sequences to train on, {len(data[1])} to validate on, {size}×{size}, '
+             f'{min(settings.batch_size, len(data[0]))} × {settings.accumulate} a step; '
+             f'pseudo-targets {"stored" if data[0].targets else "made on the fly"}; {names}; into {given.out}')
+    keep = 'best' if settings.schedule == 'plateau' else 'last'
+    train_stage(stage, settings, data, given.out, True, keep, fabric, given.workers)
+    if fabric.is_global_zero: print(given.out/f'{stage.name}.safetensors')
+
+# %% ../nbs/44_train_command.ipynb #cell-024
 def _parser()->argparse.ArgumentParser:
     "The options of `htcv_train`."
     parser = argparse.ArgumentParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter, description=(
@@ -167,13 +300,14 @@ def _parser()->argparse.ArgumentParser:
         '  htcv_train --prepare                      images and scenes, once\n'
         '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not depend on the machine\n'
         '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with --steps N make it longer\n'
-        '  htcv_train --preset fusion --publish      weights and card'))
+        '  htcv_train --preset fusion --publish      weights and card\n'
+        '  htcv_train DATA --preset report --stage joint   the stages of the report, on a folder in the SIAR layout'))
     add = parser.add_argument
     add('--prepare', action='store_true', help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is given')
-    add('--preset', default='fusion', help='of the network: fusion (the default) or fusion-small')
+    add('--preset', default='fusion', help='of the network: fusion (the default) or fusion-small; with DATA: report or compact')
     length = parser.add_mutually_exclusive_group()
     length.add_argument('--hours', type=float, help='length of the whole run, by timing a few steps on this machine')
-    length.add_argument('--steps', type=int, help='length of the whole run in steps')
+    length.add_argument('--steps', type=int, help='length of the whole run in steps; with DATA: of every stage')
     add('--resume', action='store_true', help="go on with the run in --out, with that run's own recipe")
     add('--start', metavar='FILE', help='begin from the weights in FILE, with a short warm-up, at the step that it was saved at (needs --steps)')
     add('--until', type=int, metavar='STEP', help='stop at this step; --resume goes on from there')
@@ -186,27 +320,31 @@ def _parser()->argparse.ArgumentParser:
     add('--sequences', type=int, default=4, help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
     add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
     add('--set', action='append', default=[], metavar='FIELD=VALUE', help='a field of the network that differs, e.g. --set look_again=false: for ablations')
+    _stage_options(parser)
     return parser
 
-# %% ../nbs/44_train_command.ipynb #cell-018
-def _checked(parser, given)->argparse.Namespace:
+# %% ../nbs/44_train_command.ipynb #cell-025
+def _checked(parser, given, arguments=None)->argparse.Namespace:
     "Refuses what makes no sense, before anything is loaded."
     try: preset_config(given.preset); given.changes = _changes(given.set)
     except ValueError as error: parser.error(str(error))
     given.out = Path(given.out or f'runs/{given.preset}')
+    _check_stages(parser, given, arguments)
     kind = given.device.split(':')[0]
     there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if kind not in there: parser.error(f'--device is cpu, cuda or mps; got {given.device}')
     if not there[kind]: parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
+    positive = 'hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch', 'accumulate', 'epoch', 'devices', 'nodes'
+    for name in positive:
+        value = getattr(given, name)
+        if value is not None and not value > 0: parser.error(f'--{name} must be above 0; got {value}')
+    if given.folder is not None: return given
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
     if not (given.prepare or given.resume or given.publish or length): parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
     if begun and length and not (given.resume and given.steps):
         parser.error(f'{given.out} holds a run already: --resume goes on with it, --resume --steps N makes it longer; or give another --out')
     if not begun and (given.resume or given.publish and not length): parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
     if given.start and not given.steps: parser.error('--start needs --steps: those of the whole run')
-    for name in ('hours', 'steps', 'until', 'threads', 'sequences'):
-        value = getattr(given, name)
-        if value is not None and not value > 0: parser.error(f'--{name} must be above 0; got {value}')
     return given
 
 def _changes(items:list)->dict: # field -> value
@@ -219,7 +357,7 @@ def _changes(items:list)->dict: # field -> value
         except json.JSONDecodeError as error: raise ValueError(f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
     return changes
 
-# %% ../nbs/44_train_command.ipynb #cell-019
+# %% ../nbs/44_train_command.ipynb #cell-026
 def _begin(given, data)->Recipe:
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     recipe = Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed)
@@ -257,16 +395,19 @@ def _publish(given, run, sets:tuple):
     write_card(all_facts, path.parent/'README.md')
     print(f'{path}: threshold {facts["threshold"]}, step {run.step}')
 
-# %% ../nbs/44_train_command.ipynb #cell-020
+# %% ../nbs/44_train_command.ipynb #cell-027
 def htcv_train(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
     "Prepares data, trains, resumes, publishes; `htcv_train --help` says more."
     parser = _parser()
-    given = _checked(parser, parser.parse_args(arguments))
+    given = _checked(parser, parser.parse_args(arguments), arguments)
     torch.set_num_threads(given.threads)
     def tell(line): print(line, file=sys.stderr, flush=True)
     try:
+        if given.folder is not None:
+            _train_stages(given, tell)
+            return 0
         if given.prepare: tell(f'prepared: {prepare_data(given.data, tell=tell)}')
         if not (given.resume or given.publish or given.steps or given.hours): return 0
         sets = load_data(given.data, given.seed)
@@ -279,7 +420,7 @@ def htcv_train(
             run = train_fusion(recipe, *sets, given.out, given.device, given.until, report=tell)
     except (OSError, ValueError) as error: parser.error(str(error))
     except KeyboardInterrupt:
-        tell(f'stopped; what was done up to the last checkpoint is in {given.out}: htcv_train --preset {given.preset} --resume goes on')
+        tell(f'stopped; what was done up to the last checkpoint is in {given.out}: {"the same command" if given.folder else f"htcv_train --preset {given.preset} --resume"} goes on')
         return 130
     if given.publish: _publish(given, run, sets)
     return 0

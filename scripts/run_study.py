@@ -1,4 +1,4 @@
-"""Works through the runs of the mask studies (chapters 33, 51, 52): one JSON each in results/mask_study/, what is there is kept.
+"""Works through the runs of the mask studies (chapters 50, 51, 52): one JSON each in results/mask_study/, what is there is kept.
 
     run_study.py [--size 64] [--seeds 0 1 2] [--jobs 2] [--only 'decay, '] [--dry-run]
     run_study.py --check [--jobs 2]      the conclusions again at 128 pixels, one seed, twice the steps
@@ -30,7 +30,7 @@ def prepare(size, seed, starts):
     "The stages and the frozen answers of a seed, on disk."
     import torch
     from safetensors.torch import save_file
-    from htcv.mask_study import study_data, warm_start
+    from htcv.occlusion_ablation import study_data, warm_start
     torch.set_num_threads(1)
     folder, settings = place(size, seed), settings_of(size, seed)
     for start in starts: warm_start(start, settings, folder)
@@ -53,7 +53,7 @@ def data_of(size, seed):
 def work(size, seed, run):
     "One run, scored and written down."
     import torch
-    from htcv.mask_study import has_bfloat16, score_run, study_folder, train_mask, warm_start, watcher
+    from htcv.occlusion_ablation import has_bfloat16, score_run, study_folder, train_mask, warm_start, watcher
     from htcv.plots import save_results
     path = study_folder(size, seed)/f"{run.name}.json"
     if path.exists(): return path.stem, seed, "is there"
@@ -70,7 +70,7 @@ def work(size, seed, run):
 
 
 def main():
-    from htcv.mask_study import checked_runs, study_folder, study_runs
+    from htcv.occlusion_ablation import checked_runs, study_folder, study_runs
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=64, help="pixels on a side")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

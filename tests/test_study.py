@@ -1,7 +1,7 @@
 "The mask studies: every run is there, is what its name says, and is not made twice."
 import json, subprocess, sys
 
-from htcv.mask_study import MaskRun, checked_runs, study_runs
+from htcv.occlusion_ablation import MaskRun, checked_runs, study_runs
 
 
 def test_nothing_is_missing(root):
