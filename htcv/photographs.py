@@ -185,9 +185,12 @@ def reduced(self:Photographs,
 # %% ../nbs/58_photographs.ipynb #cell-017
 def _floats(array:np.ndarray)->Tensor: # (T,h,w,3) -> (1,3,T,h,w)
     "Stored numbers as a batch of one."
-    array = np.asarray(array)
     scale = np.iinfo(array.dtype).max if array.dtype.kind == 'u' else 1
-    return torch.from_numpy(array.astype(np.float32)).permute(3, 0, 1, 2)[None].div(scale)
+    planes = np.empty((3, *array.shape[:3]), np.float32)
+    for t, picture in enumerate(array):
+        for c, plane in enumerate(cv2.split(np.ascontiguousarray(picture))):
+            np.multiply(plane, np.float32(1/scale), out=planes[c, t])
+    return torch.from_numpy(planes)[None]
 
 # %% ../nbs/58_photographs.ipynb #cell-018
 def patched(

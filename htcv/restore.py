@@ -169,21 +169,33 @@ def restored_strip(
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
     threshold:float|None=None,# masks become 0 or 1; None: they stay soft
     cut:float=.5,             # what counts as hidden
+    layers:bool=True,         # False: shadow, light and occluder are not needed
 )->Restored: # of these rows
     "All layers of some rows at full size."
-    device = plan.reading.mask.device
-    x, seen = photographs.strip(top, rows).to(device), photographs.views(top, rows).to(device)
-    found = model.carry_out(x, plan, photographs.size, (top, 0), None if photographs.seen is None else seen)
-    layers, sure = found.layers(), found.confidence
-    mask, alpha = layers.occlusion_mask, layers.alpha
+    x, seen = photographs.strip(top, rows), photographs.views(top, rows)
+    lit = layers or bool((x.amin((1, 2)) > .99).any()) # advice wants to know where lamps burn all frames out
+    found = _fullres(model, x, seen if photographs.seen is not None else None, plan, photographs.size, top, lit)
+    mask, sure, alpha = found.occlusion_mask, found.confidence, found.alpha
+    occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
     cut = cut if threshold is None else threshold
     sure = sure.where(sure > 1 - cut, 0)
     if threshold is not None: mask = (mask >= threshold).float()
-    source = layers.source if fill == 'model' else layers.source.where(sure > 0, GREY)
-    return Restored(source, layers.shadow, layers.light.clamp(0, 1), mask, layers.occlusion_rgb, alpha, sure, x, photographs.names, photographs.matches, cut).to('cpu')
+    source = found.source if fill == 'model' else found.source.where(sure > 0, GREY)
+    light = found.light.clamp(0, 1) if lit else None
+    return Restored(source, found.shadow, light, mask, occlusion_rgb, alpha, sure, x,
+                    photographs.names, photographs.matches, cut)
 
 # %% ../nbs/60_restore.ipynb #cell-022
+def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple, top:int, lit:bool):
+    "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
+    device = plan.reading.mask.device
+    with torch.inference_mode():
+        found = model.carry_out(x.to(device), plan, size, (top, 0), None if seen is None else seen.to(device), lit)
+        tensors = {f.name: getattr(found, f.name) for f in fields(found)}
+        return replace(found, **{name: y.to('cpu') for name, y in tensors.items() if isinstance(y, Tensor)})
+
+# %% ../nbs/60_restore.ipynb #cell-023
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
@@ -198,7 +210,7 @@ def restored_strips(
     for top in tqdm(range(0, H, rows), 'restoring', disable=None if progress else True, unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
-# %% ../nbs/60_restore.ipynb #cell-023
+# %% ../nbs/60_restore.ipynb #cell-024
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, `fusion`, `fusion-small`, or a model; None: those in the package
     device:str='cpu',                     # where it runs
@@ -226,7 +238,7 @@ def strangers(
     strange = [f'{printable(name)} ({value:.2f})' for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
     return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
 
-# %% ../nbs/60_restore.ipynb #cell-024
+# %% ../nbs/60_restore.ipynb #cell-025
 def restore(
     frames,                               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     align:bool=False,                     # lay hand-held shots on each other first
@@ -252,7 +264,7 @@ def restore(
                                    f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-025
+# %% ../nbs/60_restore.ipynb #cell-026
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

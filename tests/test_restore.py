@@ -333,7 +333,7 @@ def test_a_folder_that_is_read_only(shots, capsys):
     assert 'Permission denied' in refused(capsys, 'shots', '--out', 'locked/out')
 
 
-@pytest.mark.parametrize('where', ['StripWriter.append', 'write_png', 'save_sheet'])
+@pytest.mark.parametrize('where', ['StripWriter.append', 'PngRows.close', 'save_sheet'])
 def test_a_full_disk(shots, capsys, monkeypatch, where):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(f'htcv.restored_files.{where}', full)
