@@ -42,11 +42,16 @@ class FusionConfig:
 
     def __post_init__(self):
         for name in ('widths', 'depths'): object.__setattr__(self, name, tuple(getattr(self, name)))
+        limits = dict(widths=(1, 1024), depths=(1, 32), side=(32, 1024), attention=(0, 32), norm_groups=(1, 1024))
+        for name, (low, high) in limits.items():
+            given = getattr(self, name)
+            values = given if isinstance(given, tuple) else (given,)
+            if len(values) > 8 or not all(type(x) is int and low <= x <= high for x in values):
+                raise ValueError(f'{name} must be whole numbers from {low} to {high}, at most 8; got {given!r}')
         if len(self.widths) != len(self.depths) or len(self.widths) < 2:
             raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for each of 2 levels or more')
         wrong = [w for w in self.widths if w % self.norm_groups]
         if wrong: raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} norm_groups')
-        if self.side < 32: raise ValueError(f'side must be at least 32 pixels; got {self.side}')
 
 # %% ../nbs/41_fusion.ipynb #cell-009
 def expose(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FADE', 'FILLS', 'GREY', 'STRIP', 'Restored', 'as_array', 'load_frames', 'fading', 'plan_frames', 'restored_strip',
-           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'restore', 'joined']
+           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'default_float32', 'restore', 'joined']
 
 # %% ../nbs/60_restore.ipynb #cell-002
-import warnings
+import copy, warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -216,17 +217,27 @@ def load_restorer(
     device:str='cpu',                     # where it runs
 )->tuple[nn.Module, dict]: # a `Fusion`, and facts about its weights
     "The model that restores, and which weights exactly it has."
-    if isinstance(weights, nn.Module): model, facts = weights.eval().to(device), {}
+    if isinstance(weights, nn.Module):
+        double = any(x.dtype == torch.float64 for x in weights.parameters())
+        model, facts = (copy.deepcopy(weights).float() if double else weights).eval().to(device), {}
     else:
         path = shipped_weights(weights or 'fusion') if weights is None or weights in LATER_PRESETS else Path(weights)
         facts = weights_facts(path)
-        model = load_decomposer(path, device)
+        model = load_decomposer(path, device).float()
     if not hasattr(model, 'carry_out'):
         raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored by models of the family Fusion')
     return model, facts
 
-def check_options(fill:str='model', threshold:float|None=None):
+def check_options(
+    fill:str='model',           # one of `FILLS`
+    threshold:float|None=None,  # in (0, 1]
+    side:int|None=None,         # 32 to 4096 pixels
+    rows:int|None=None,         # at least 1
+)->None:
     "Refuses what makes no sense, before the work starts."
+    for name, value, low, high in (('side', side, 32, 4096), ('rows', rows, 1, 10**6)):
+        if value is not None and not (isinstance(value, int) and low <= value <= high):
+            raise ValueError(f'{name} must be a whole number from {low} to {high}; got {value!r}')
     if fill not in FILLS: raise ValueError(f'fill must be one of {FILLS}; got {fill!r}')
     if threshold is not None and not 0 < threshold <= 1: raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
@@ -239,6 +250,15 @@ def strangers(
     return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
 
 # %% ../nbs/60_restore.ipynb #cell-025
+@contextmanager
+def default_float32()->Iterator[None]:
+    "Within the block new tensors are float32, whatever somebody has set."
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try: yield
+    finally: torch.set_default_dtype(before)
+
+# %% ../nbs/60_restore.ipynb #cell-026
 def restore(
     frames,                               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     align:bool=False,                     # lay hand-held shots on each other first
@@ -253,18 +273,20 @@ def restore(
     device:str='cpu',                     # where the model runs
 )->Restored:
     "The picture behind some photographs, and what lies on each of them."
-    check_options(fill, threshold)
+    check_options(fill, threshold, side, rows)
     model, facts = load_restorer(weights, device)
     photographs = load_frames(frames, align, reference, names)
     if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
-    plan = plan_frames(model, photographs, side)
-    strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill, threshold=threshold, cut=facts.get('threshold', .5)))
+    with default_float32():
+        plan = plan_frames(model, photographs, side)
+        strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill,
+                                      threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)
     if found.hidden: warnings.warn(f'no frame shows {100*found.hidden:.3g}% of the picture: there the source is '
                                    f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-027
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

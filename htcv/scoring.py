@@ -65,6 +65,13 @@ def standard_methods()->dict: # name -> `Method`
                'A ≡ 1, L ≡ 0, M ≡ 0': Method(nothing, own_source=False)})
 
 # %% ../nbs/09_scoring.ipynb #cell-011
+def _threshold(word:str, path:Path)->float:
+    "A threshold from a file's metadata, in [0, 1]."
+    try: value = float(word)
+    except ValueError: value = float('nan')
+    if not 0 <= value <= 1: raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
+    return value
+
 def weights_facts(
     path:str|Path, # as written by `save_decomposer`
 )->dict: # file, sha256, and what the metadata say of `threshold` and `order`
@@ -77,7 +84,7 @@ def weights_facts(
     except SafetensorError as error:
         raise ValueError(f'{path} is no safetensors file: {error}') from error
     facts = dict(file=path.name, sha256=digest)
-    if 'threshold' in metadata: facts['threshold'] = float(metadata['threshold'])
+    if 'threshold' in metadata: facts['threshold'] = _threshold(metadata['threshold'], path)
     if 'order' in metadata: facts['order'] = metadata['order']
     return facts
 
