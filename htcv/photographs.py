@@ -353,7 +353,15 @@ def align(
             pixels, seen = warped(pixels, seen, matches[t].homography, sizes[base])
         stack.add(pixels, seen); tick()
     stack.spread(meaning.spread())
-    return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **meaning.facts())
+    facts = meaning.facts()
+    facts['notes'] += _other_motions(matches)
+    return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **facts)
+
+def _other_motions(matches:list)->tuple: # of lines
+    "What is to be said where something before the picture moves otherwise."
+    two = [printable(match.name) for match in matches if match.motions > 1]
+    said = f'{", ".join(two[:5])}{" and others" if len(two) > 5 else ""}: two motions, a mesh or a reflection before '
+    return (said + 'the picture; aligned by what most of it does: look at the result',) if two else ()
 
 def _grey8(pixels:np.ndarray)->np.ndarray: # (H,W) uint8
     "For comparisons of patches."
