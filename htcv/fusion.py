@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAPS', 'TOLERANCE', 'FusionConfig', 'expose', 'filmic_to_linear', 'clamp_leaky', 'clip_gently', 'pooled', 'SetBlock',
            'Gathering', 'SetUNet', 'PerPixel', 'Reading', 'read', 'resized', 'working_size', 'delit', 'blend',
-           'FusionPrediction', 'Fusion', 'knows_bfloat16', 'Plan', 'enlarged', 'lighting', 'expected_error',
-           'confidence']
+           'exposed_well', 'FusionPrediction', 'Fusion', 'knows_bfloat16', 'Plan', 'enlarged', 'enlarged_axis',
+           'rim_inputs', 'lighting', 'expected_error', 'confidence']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import functools, math
@@ -22,6 +22,7 @@ from .gain_equalisation import equalise_gains
 from .composition import Layers, canonical_layers, sort_frames, steady_share, within_envelope, within_majority
 from .model_families import Prediction, check_frames, register_family
 from .tone import filmic, linear_to_srgb, srgb_to_linear
+from .tone_curves import expose_planes, widened
 
 # %% ../nbs/41_fusion.ipynb #cell-006
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class FusionConfig:
 
     def __post_init__(self):
         for name in ('widths', 'depths'): object.__setattr__(self, name, tuple(getattr(self, name)))
+        limits = dict(widths=(1, 1024), depths=(1, 32), side=(32, 1024), attention=(0, 32), norm_groups=(1, 1024))
+        for name, (low, high) in limits.items():
+            given = getattr(self, name)
+            values = given if isinstance(given, tuple) else (given,)
+            if len(values) > 8 or not all(type(x) is int and low <= x <= high for x in values):
+                raise ValueError(f'{name} must be whole numbers from {low} to {high}, at most 8; got {given!r}')
         if len(self.widths) != len(self.depths) or len(self.widths) < 2:
             raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for each of 2 levels or more')
         wrong = [w for w in self.widths if w % self.norm_groups]
         if wrong: raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} norm_groups')
-        if self.side < 32: raise ValueError(f'side must be at least 32 pixels; got {self.side}')
 
 # %% ../nbs/41_fusion.ipynb #cell-009
 def expose(
@@ -56,6 +62,8 @@ def expose(
     more=0.,         # highlight to add at the end, linear
 )->Tensor: # stored values in [0,1]
     "The same paint under 2^stops times the light, as a camera between sRGB and Filmic would store it."
+    if torch.is_inference_mode_enabled() and stored.device.type == 'cpu':
+        return expose_planes(stored, stops, curve, less, more)
     shape = (-1, *[1]*(stored.ndim - 1))
     share, contrast, gain = curve[:, 0].view(shape), curve[:, 1].view(shape), stops.exp2()
     hard = F.relu(srgb_to_linear(stored) - less)*gain + more
@@ -255,10 +263,18 @@ def blend(
     habits:Tensor,     # (3,) what a white, a black, a hidden value costs
 )->tuple[Tensor, Tensor]: # source (B,3,H,W), and its weights (B,3,T,H,W), which sum to 1 over T
     "A weighted mean over the frames: hardly anything from where a frame is blown out, black or covered."
-    white, black = (frames - .96).clamp(min=0)/.04, (.04 - frames).clamp(min=0)/.04
-    cost = habits[0]*white + habits[1]*black + habits[2]*reading.mask.sigmoid()
-    weights = (reading.weight - cost).softmax(2)
+    logits = exposed_well(frames, reading.weight, habits) - habits[2]*reading.mask.sigmoid()
+    weights = logits.softmax(2)
     return (weights*views).sum(2), weights
+
+def exposed_well(
+    frames:Tensor, # (B,3,T,H,W)
+    weight:Tensor, # logits, as large
+    habits:Tensor, # as above
+)->Tensor: # logits, as large
+    "Which frame to believe, as far as its own values tell."
+    white, black = F.relu(25*frames - 24), F.relu(1 - 25*frames)
+    return torch.addcmul(torch.addcmul(weight, white, -habits[0]), black, -habits[1])
 
 # %% ../nbs/41_fusion.ipynb #cell-028
 @dataclass
@@ -482,14 +498,28 @@ def enlarged(
     if shrinks or box == (0, 0, *size):
         whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear', antialias=shrinks)[0]
         return whole.unflatten(0, x.shape[:-2])[..., top:top + rows, left:left + columns]
-    for axis, (start, n) in zip((-2, -1), ((top, rows), (left, columns))):
-        if n == x.shape[axis] == size[axis]: continue
-        at = ((torch.arange(start, start + n, device=x.device) + .5)*x.shape[axis]/size[axis] - .5).clamp(0, x.shape[axis] - 1)
-        low = at.long()
-        high, share = (low + 1).clamp(max=x.shape[axis] - 1), (at - low).to(x)
-        share = share[:, None] if axis == -2 else share
-        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
-    return x
+    if torch.is_inference_mode_enabled() and x.device.type == 'cpu':
+        x = enlarged_axis(x, -2, size[0], top, rows)
+        return widened(x, size[1])[..., left:left + columns]
+    x = enlarged_axis(x, -2, size[0], top, rows)
+    return enlarged_axis(x, -1, size[1], left, columns)
+
+def enlarged_axis(
+    x:Tensor,  # (...,h,w)
+    axis:int,  # -2: rows, -1: columns
+    whole:int, # length that the axis would have
+    start:int, # first of those that are wanted
+    n:int,     # how many
+)->Tensor:
+    "Linear interpolation along one axis, of a part."
+    length = x.shape[axis]
+    if n == length == whole: return x
+    at = (torch.arange(start, start + n, device=x.device, dtype=torch.float32) + .5)*length/whole - .5
+    at = at.clamp(0, length - 1)
+    low = at.long()
+    high, share = (low + 1).clamp(max=length - 1), (at - low).to(x)
+    share = share[:, None] if axis == -2 else share
+    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
 
 # %% ../nbs/41_fusion.ipynb #cell-038
 @patch
@@ -502,11 +532,20 @@ def refined(self:Fusion,
     "The enlarged mask, corrected pixel by pixel where frame and recomposition differ."
     with torch.no_grad(): # the mask learns from the difference; the source must not bend to suit the mask
         off = frames - expose(source.unsqueeze(2), reading.stops + reading.shading, curve, more=reading.gloss*reading.shading.exp2())
-        seen = torch.cat([4*off, 4*off.abs(), off.abs().amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames], 1)
-    x = torch.cat([reading.mask/4, seen], 1).flatten(2)
-    with self.half_precision(frames): # in pieces that fit a processor's cache
-        change = torch.cat([self.rim(piece) for piece in x.split(2**14, -1)], -1)
+    pieces = zip(*(x.flatten(2).split(2**13, -1) for x in (reading.mask, off, frames))) # these fit a processor's cache
+    with self.half_precision(frames): change = torch.cat([self.rim(rim_inputs(*piece)) for piece in pieces], -1)
     return reading.mask + change.float().view_as(reading.mask)
+
+def rim_inputs(
+    mask:Tensor,   # (B,1,N) logits
+    off:Tensor,    # (B,3,N): frame minus recomposition
+    frames:Tensor, # (B,3,N)
+)->Tensor: # (B,11,N)
+    "What the correction of the mask looks at."
+    with torch.no_grad():
+        size = off.abs()
+        seen = [4*off, 4*size, size.amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames]
+    return torch.cat([mask/4, *seen], 1)
 
 # %% ../nbs/41_fusion.ipynb #cell-039
 @patch
@@ -516,6 +555,7 @@ def carry_out(self:Fusion,
     size:tuple=None,     # (H,W) of the whole frames, if this is a tile
     corner:tuple=(0, 0), # (top, left) of the tile
     seen:Tensor=None,    # (1 or B,1,T,H,W) bool: where a frame shows anything at all; None: everywhere
+    lit:bool=True,       # False: no shadow and no light, where only the source is wanted
 )->FusionPrediction: # of the frames or the tile
     "All layers, at full size; the source within the envelope of what the unmasked frames show."
     size, box = tuple(size or frames.shape[-2:]), (*corner, *frames.shape[-2:])
@@ -535,7 +575,7 @@ def carry_out(self:Fusion,
     mask, unbounded = reading.mask.sigmoid(), source
     hidden = mask if seen is None else mask.where(seen, 1)
     source = within_envelope(within_majority(unbounded, frames, hidden, fit(plan.steady)), frames, hidden)
-    shadow, light = lighting(unbounded, reading, curve, source)
+    shadow, light = lighting(unbounded, reading, curve, source) if lit else (None, None)
     sure = confidence(frames, hidden, reading.stops + reading.shading)
     error = None
     if plan.error is not None:
@@ -587,8 +627,8 @@ def confidence(
     stops:Tensor,  # (B,3,T,H,W): the light, in powers of two
 )->Tensor: # (B,1,H,W) in [0,1]
     "How far at least one frame shows the picture: not covered, and neither burnt out by too much light nor lost in the dark."
-    burnt = ((frames > 254/255) & (stops > .1)).all(1, keepdim=True)
-    drowned = ((frames < 1/255) & (stops < -1)).all(1, keepdim=True)
+    burnt = (frames.amin(1, keepdim=True) > 254/255) & (stops.amin(1, keepdim=True) > .1)
+    drowned = (frames.amax(1, keepdim=True) < 1/255) & (stops.amax(1, keepdim=True) < -1)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
 # %% ../nbs/41_fusion.ipynb #cell-046

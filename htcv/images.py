@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'MAX_PAGES', 'KEPT_TAGS', 'KEPT_DETAILS', 'ImageHeader', 'unreadable', 'read_bytes', 'read_header',
-           'image_size', 'ImagePage', 'image_page', 'expand_pages', 'decode_image', 'read_samples', 'to_tensor',
-           'read_image', 'read_mask', 'check_values', 'write_image', 'resize', 'photograph_exif']
+           'image_size', 'ImagePage', 'image_page', 'expand_pages', 'decode_image', 'read_samples', 'decode_draft',
+           'to_tensor', 'read_image', 'read_mask', 'check_values', 'write_image', 'resize', 'photograph_exif']
 
 # %% ../nbs/01_images.ipynb #cell-002
 import io, math, warnings
@@ -324,7 +324,23 @@ def read_samples(
     "The numbers that a file stores: grey, colour, or colour with alpha."
     return decode_image(path)[0]
 
-# %% ../nbs/01_images.ipynb #cell-022
+# %% ../nbs/01_images.ipynb #cell-023
+def decode_draft(
+    path:str|Path, # one file
+    side:int,      # of the longer side, at least
+)->tuple[np.ndarray, tuple]|None: # grey (h,w) uint8, upright, and the whole size (H,W); None: no such short cut
+    "A smaller copy of a JPEG."
+    data = read_bytes(path)
+    if image_format(data[:64]) != 'JPEG': return None
+    header = read_header(path, data)
+    step = next((n for n in (8, 4, 2) if max(header.size) >= n*side and not any(x % n for x in header.size)), 1)
+    if step == 1: return None
+    height, width = (x//step for x in (header.size if header.orientation < 5 else header.size[::-1]))
+    try: array = simplejpeg.decode_jpeg(data, 'GRAY', min_height=height, min_width=width)[..., 0]
+    except ValueError: return None # read in full it will say what is wrong
+    return (upright(array, header.orientation), header.size) if array.shape == (height, width) else None
+
+# %% ../nbs/01_images.ipynb #cell-025
 def to_tensor(
     array:np.ndarray, # (H,W) or (H,W,C), uint8 or uint16
 )->Tensor: # (C,H,W) in [0,1]
@@ -333,7 +349,7 @@ def to_tensor(
     scaled = array.astype(np.float32) / np.iinfo(array.dtype).max
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
-# %% ../nbs/01_images.ipynb #cell-023
+# %% ../nbs/01_images.ipynb #cell-026
 def read_image(
     path:str|Path,       # one file
     background:float=1., # what shows through transparent parts: 1 white, 0 black
@@ -349,7 +365,7 @@ def read_mask(
     "Reads a mask: 1 where any channel is at least one half."
     return (read_image(path, background=0).amax(0, keepdim=True) >= .5).float()
 
-# %% ../nbs/01_images.ipynb #cell-025
+# %% ../nbs/01_images.ipynb #cell-028
 def check_values(
     name:str,      # for the message
     values:Tensor, # what somebody wants to store
@@ -379,7 +395,7 @@ def write_image(
     array = steps.permute(1, 2, 0).numpy().astype(f'uint{bits}')
     Path(path).write_bytes(cv2.imencode('.png', array[..., ::-1])[1].tobytes())
 
-# %% ../nbs/01_images.ipynb #cell-026
+# %% ../nbs/01_images.ipynb #cell-029
 def resize(
     layer:Tensor,    # (C,H,W) or (C,T,H,W)
     size:tuple,      # (height, width)

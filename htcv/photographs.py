@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['photograph_size', 'STRANGE', 'find_photographs', 'read_photograph', 'Frame', 'read_frame', 'read_pixels',
-           'Photographs', 'patched', 'Meaning', 'read_photographs', 'Stack', 'align', 'agreement']
+           'Photographs', 'patched', 'Meaning', 'read_photographs', 'Stack', 'align', 'agreement', 'others']
 
 # %% ../nbs/58_photographs.ipynb #cell-002
+import mmap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from torch import Tensor
 from .colour_profiles import common_profile, convert_colours, profile_name, same_colours
 from .files import check_space, natural, printable, reserve
 from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, file_format
-from .images import (ImageHeader, decode_image, expand_pages, image_size, photograph_exif, read_header,
+from .images import (ImageHeader, decode_draft, decode_image, expand_pages, image_size, photograph_exif, read_header,
                          read_image)
-from .registration import SIDE, ENOUGH, Match, feature_picture, match_photographs, moved, plausible, warped
+from .registration import (SIDE, ENOUGH, Match, feature_picture, match_photographs, moved,
+                               plausible, refine_patches, warped)
 from .sequences import sequence_files
 
 # %% ../nbs/58_photographs.ipynb #cell-007
@@ -165,6 +167,7 @@ def strip(self:Photographs,
 )->Tensor: # (1,3,T,rows,W) in [0,1]
     "All frames, some rows."
     x = _floats(self.pixels[:, top:self.size[0] if rows is None else top + rows])
+    release(self.pixels); release(self.seen)
     return x if self.seen is None else patched(x, self.views(top, rows).float())
 
 @patch
@@ -172,22 +175,41 @@ def reduced(self:Photographs,
     size:tuple, # (h,w)
 )->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1], and (1,1,T,h,w): how much of each small pixel is seen
     "All of them, smaller; one after the other, so that one large picture at a time is in memory."
-    def shrink(x): return F.interpolate(x, size=tuple(size), mode='bilinear', antialias=True) if tuple(x.shape[-2:]) != tuple(size) else x
     smaller, shares = [], []
     for t in range(len(self)):
-        x = _floats(self.pixels[t:t + 1])[:, :, 0]
-        share = torch.ones_like(x[:, :1]) if self.seen is None else torch.from_numpy(np.array(self.seen[t]))[None, None].float()
-        shares.append(shrink(share))
-        smaller.append(shrink(x*share)/shares[-1].clamp(min=1e-3) if self.seen is not None else shrink(x))
+        pixels = np.asarray(self.pixels[t])
+        seen = None if self.seen is None else np.asarray(self.seen[t], np.uint8)
+        if seen is not None: pixels = pixels*seen[..., None]
+        share = torch.ones(1, 1, *size) if seen is None else _shrunk(255*seen[..., None], size)
+        shares.append(share)
+        smaller.append(_shrunk(pixels, size)/share.clamp(min=1e-3) if seen is not None else _shrunk(pixels, size))
     x, share = torch.stack(smaller, 2), torch.stack(shares, 2)
     return (x if self.seen is None else patched(x.clamp(0, 1), share, match=True)), share
 
 # %% ../nbs/58_photographs.ipynb #cell-017
+def _shrunk(array:np.ndarray, size:tuple)->Tensor: # (H,W,C) -> (1,C,h,w) in [0,1]
+    "With a triangular filter; what is much too large is averaged over areas first."
+    step = int(min(array.shape[0]/size[0], array.shape[1]/size[1]))//4
+    if step > 1:
+        coarse = array.shape[1]//step, array.shape[0]//step
+        array = cv2.resize(array, coarse, interpolation=cv2.INTER_AREA).reshape(*coarse[::-1], -1)
+    x = _floats(array[None])[:, :, 0]
+    if tuple(x.shape[-2:]) == tuple(size): return x
+    return F.interpolate(x, size=tuple(size), mode='bilinear', antialias=True)
+
+def release(array:np.ndarray):
+    "Pages of a file that were read need not stay in memory."
+    try: array._mmap.madvise(mmap.MADV_DONTNEED)
+    except AttributeError: pass # an array in memory, or another system
+
 def _floats(array:np.ndarray)->Tensor: # (T,h,w,3) -> (1,3,T,h,w)
     "Stored numbers as a batch of one."
-    array = np.asarray(array)
     scale = np.iinfo(array.dtype).max if array.dtype.kind == 'u' else 1
-    return torch.from_numpy(array.astype(np.float32)).permute(3, 0, 1, 2)[None].div(scale)
+    planes = np.empty((array.shape[3], *array.shape[:3]), np.float32)
+    for t, picture in enumerate(array):
+        for c, plane in enumerate(cv2.split(np.ascontiguousarray(picture))):
+            np.multiply(plane, np.float32(1/scale), out=planes[c, t])
+    return torch.from_numpy(planes)[None]
 
 # %% ../nbs/58_photographs.ipynb #cell-018
 def patched(
@@ -295,6 +317,7 @@ class Stack:
         self.pixels[self.n] = pixels*np.uint16(257) if self.pixels.dtype != pixels.dtype else pixels
         if seen is not None and self.seen is None: self.seen = self.room('seen', bool); self.seen[:] = True
         if self.seen is not None: self.seen[self.n] = True if seen is None else seen
+        release(self.pixels); release(self.seen)
         self.n += 1
 
     def spread(self, factor:float): # of all samples
@@ -316,18 +339,34 @@ def align(
     def read(one): return Frame(one, grey=_is_grey(one)) if isinstance(one, np.ndarray) else read_frame(one)
     chosen, pictures, sizes = _place(reference, names), [], []
     for one in photographs:
-        pixels = meaning.alike(read(one))
-        pictures.append(feature_picture(pixels)); sizes.append(pixels.shape[:2]); tick()
+        draft = None if isinstance(one, np.ndarray) else decode_draft(one, SIDE)
+        small, size = draft or ((pixels := meaning.alike(read(one))), pixels.shape[:2])
+        pictures.append(feature_picture(small)); sizes.append(size); tick()
     matches = match_photographs(names, pictures, sizes, chosen)
     base, kept = _kept(matches)
-    stack = Stack(len(kept), sizes[base], folder)
+    stack, still = Stack(len(kept), sizes[base], folder), _grey8(read(photographs[base]).pixels)
     for t in kept:
         frame = read(photographs[t])
-        pixels = meaning.alike(frame)
-        stack.add(*((pixels, frame.seen) if t == base else
-                    warped(pixels, frame.seen, matches[t].homography, sizes[base]))); tick()
+        pixels, seen = meaning.alike(frame), frame.seen
+        if t != base:
+            matches[t].homography = refine_patches(matches[t].homography, _grey8(pixels), still)
+            pixels, seen = warped(pixels, seen, matches[t].homography, sizes[base])
+        stack.add(pixels, seen); tick()
     stack.spread(meaning.spread())
-    return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **meaning.facts())
+    facts = meaning.facts()
+    facts['notes'] += _other_motions(matches)
+    return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **facts)
+
+def _other_motions(matches:list)->tuple: # of lines
+    "What is to be said where something before the picture moves otherwise."
+    two = [printable(match.name) for match in matches if match.motions > 1]
+    said = f'{", ".join(two[:5])}{" and others" if len(two) > 5 else ""}: two motions, a mesh or a reflection before '
+    return (said + 'the picture; aligned by what most of it does: look at the result',) if two else ()
+
+def _grey8(pixels:np.ndarray)->np.ndarray: # (H,W) uint8
+    "For comparisons of patches."
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    return grey if grey.dtype == np.uint8 else (grey >> 8).astype(np.uint8)
 
 def _is_grey(array:np.ndarray)->bool:
     "Are its channels one?"
@@ -367,5 +406,15 @@ def agreement(
         pictures.append(feature_picture(pixels if pixels.dtype.kind == 'u' else (255*pixels).round().astype(np.uint8), 128).astype(np.float32) - 128)
     pictures = np.stack(pictures)
     if len(pictures) == 1: return [1.]
-    others = [np.median(np.delete(pictures, t, 0), 0) for t in range(len(pictures))]
-    return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6)) for x, y in zip(pictures, others)]
+    return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6)) for x, y in zip(pictures, others(pictures))]
+
+def others(
+    pictures:np.ndarray, # (T,h,w), T of 2 or more
+)->Iterator[np.ndarray]: # T arrays (h,w)
+    "For each, the median of all but itself: sorted once, so that the time grows with T and not with its square."
+    n = len(pictures) - 1
+    middle = {(n - 1)//2, n//2}
+    ranks = sorted({k + i for k in middle for i in (0, 1)})
+    values = dict(zip(ranks, np.partition(pictures, ranks, axis=0)[ranks]))
+    for own in pictures: # without its own value all that are larger move down by one
+        yield sum(np.where(own <= values[k], values[k + 1], values[k]) for k in middle)/len(middle)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FADE', 'FILLS', 'GREY', 'STRIP', 'Restored', 'as_array', 'load_frames', 'fading', 'plan_frames', 'restored_strip',
-           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'restore', 'joined']
+           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'default_float32', 'restore', 'joined']
 
 # %% ../nbs/60_restore.ipynb #cell-002
-import warnings
+import copy, warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -21,23 +22,27 @@ from tqdm import tqdm
 from .composition import Layers, compose
 from .model_families import SMALLEST
 from .fusion import Plan, blend, working_size
-from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
+from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other
+from .photographs import find_photographs, printable, read_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 
 # %% ../nbs/60_restore.ipynb #cell-009
 @dataclass
 class Restored(Layers):
     "The layers of one sequence of photographs, and how far they can be believed."
-    confidence:Tensor|None=None              # (1,1,H,W) in [0,1]; 0 where no frame shows the picture
+    # (1,1,H,W) in [0,1]; 0 where no frame shows the picture
+    confidence:Tensor|None=None
     frames:Tensor|None=None                  # (1,3,T,H,W) in [0,1], as they were used
     names:list=field(default_factory=list)   # T, of the frames
-    matches:list=field(default_factory=list) # what alignment says of each photograph, the dropped ones too
+    # what alignment says of each photograph, the dropped ones too
+    matches:list=field(default_factory=list)
     cut:float=.5                             # at and above it a mask hides the picture
 
     def map(self, change)->'Restored': # `change`: Tensor -> Tensor
         "The same with every tensor changed."
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: change(x) if isinstance(x, Tensor) else x for name, x in values.items()})
+        return type(self)(**{name: change(x) if isinstance(x, Tensor) else x
+                             for name, x in values.items()})
 
     @property
     def hidden(self)->float: # share of the picture
@@ -65,12 +70,18 @@ def as_array(
         picture = (picture.permute(1, 2, 0) if picture.ndim == 3 else picture).numpy()
     array = np.asarray(picture)
     if array.ndim == 2: array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3: raise ValueError(f'{printable(name)} must be an array (H,W,3) or a tensor (3,H,W); got {np.shape(picture)}')
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f'{printable(name)} must be an array (H,W,3) or a tensor (3,H,W); got '
+                         f'{np.shape(picture)}')
     if array.dtype in (np.uint8, np.uint16): return array
-    if array.dtype.kind != 'f': raise ValueError(f'{printable(name)} must be uint8, uint16 or float in [0, 1]; got {array.dtype}')
-    if not np.isfinite(array).all(): raise ValueError(f'{printable(name)} holds NaN or infinite values')
+    if array.dtype.kind != 'f':
+        raise ValueError(f'{printable(name)} must be uint8, uint16 or float in [0, 1]; got '
+                         f'{array.dtype}')
+    if not np.isfinite(array).all():
+        raise ValueError(f'{printable(name)} holds NaN or infinite values')
     if array.size and (array.min() < -1e-3 or array.max() > 1.001):
-        raise ValueError(f'{printable(name)} spans {array.min():.4g} to {array.max():.4g}, outside [0, 1]: divide 8-bit values by 255')
+        raise ValueError(f'{printable(name)} spans {array.min():.4g} to {array.max():.4g}, outside '
+                         f'[0, 1]: divide 8-bit values by 255')
     return array.astype(np.float32).clip(0, 1)
 
 # %% ../nbs/60_restore.ipynb #cell-012
@@ -78,11 +89,16 @@ def _pictures(frames)->list:
     "A stack, taken apart into frames."
     if isinstance(frames, Tensor):
         if frames.ndim == 5 and len(frames) == 1: frames = frames[0]
-        if frames.ndim != 4 or len(frames) != 3: raise ValueError(f'a tensor of frames must be (3,T,H,W) or (1,3,T,H,W); got {tuple(frames.shape)}')
+        if frames.ndim != 4 or len(frames) != 3:
+            raise ValueError(f'a tensor of frames must be (3,T,H,W) or (1,3,T,H,W); got '
+                             f'{tuple(frames.shape)}')
         return list(frames.unbind(1))
     if isinstance(frames, np.ndarray):
-        if frames.ndim != 4 or frames.shape[3] != 3: raise ValueError(f'an array of frames must be (T,H,W,3); got {frames.shape}')
-    elif not isinstance(frames, (list, tuple)): raise TypeError(f'frames must be a folder, or a list of files or arrays, or a tensor; got {type(frames).__name__}')
+        if frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f'an array of frames must be (T,H,W,3); got {frames.shape}')
+    elif not isinstance(frames, (list, tuple)):
+        raise TypeError(f'frames must be a folder, or a list of files or arrays, or a tensor; got '
+                        f'{type(frames).__name__}')
     return list(frames)
 
 # %% ../nbs/60_restore.ipynb #cell-013
@@ -101,7 +117,8 @@ def load_frames(
     if not pictures: raise ValueError('no frames were given: at least one is needed')
     files = [isinstance(one, (str, Path)) for one in pictures]
     if any(files) and not all(files): raise ValueError('files or arrays, but not both in one list')
-    if names is not None and len(names) != len(pictures): raise ValueError(f'{len(pictures)} frames need {len(pictures)} names; got {len(names)}')
+    if names is not None and len(names) != len(pictures):
+        raise ValueError(f'{len(pictures)} frames need {len(pictures)} names; got {len(names)}')
     if all(files):
         pictures = find_photographs(pictures)[0]
         names = names or [path.name for path in pictures]
@@ -109,11 +126,13 @@ def load_frames(
         names = [str(name) for name in names or range(1, len(pictures) + 1)]
         pictures = [as_array(one, f'frame {name}') for one, name in zip(pictures, names)]
     if align:
-        deep = [(65535*one).round().astype(np.uint16) if isinstance(one, np.ndarray) and one.dtype == np.float32 else one for one in pictures]
+        deep = [(65535*one).round().astype(np.uint16) if isinstance(one, np.ndarray) and one.dtype
+                == np.float32 else one for one in pictures]
         found = lay_on_each_other(deep, names, reference, folder, tick)
     elif all(files): found = replace(read_photographs(pictures, folder, tick), names=names)
     else: found = Photographs(_stacked(pictures, names), names)
-    if min(found.size) < SMALLEST: raise ValueError(f'frames must be at least {SMALLEST}×{SMALLEST} pixels; got {found.size}')
+    if min(found.size) < SMALLEST:
+        raise ValueError(f'frames must be at least {SMALLEST}×{SMALLEST} pixels; got {found.size}')
     return found
 
 # %% ../nbs/60_restore.ipynb #cell-014
@@ -121,9 +140,11 @@ def _stacked(arrays:list, names:list)->np.ndarray:
     "Arrays of one size as one."
     for array, name in zip(arrays, names):
         if array.shape != arrays[0].shape:
-            raise ValueError(f'mixed sizes: frame {printable(name)} is {array.shape[:2]}, frame {printable(names[0])} is {arrays[0].shape[:2]}: pass align=True')
+            raise ValueError(f'mixed sizes: frame {printable(name)} is {array.shape[:2]}, frame '
+                             f'{printable(names[0])} is {arrays[0].shape[:2]}: pass align=True')
     if len({array.dtype for array in arrays}) == 1: return np.stack(arrays)
-    return np.stack([a.astype(np.float32)/(np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1) for a in arrays])
+    return np.stack([a.astype(np.float32)/(np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1)
+                     for a in arrays])
 
 # %% ../nbs/60_restore.ipynb #cell-017
 FADE = 8 # pixels of the working size over which a frame fades in from its border
@@ -132,8 +153,10 @@ def fading(
     share:Tensor, # (1,1,T,h,w) in [0,1]: how much of a small pixel its frame shows
 )->Tensor: # the same shape: added to the logits of the weights
     "−10 000 where a frame does not see, and the logarithm of the distance to there where it does."
-    inside = np.pad((share[0, 0] > .999).numpy().astype(np.uint8), ((0, 0), (1, 1), (1, 1)), mode='edge')
-    distance = np.stack([cv2.distanceTransform(one, cv2.DIST_L2, 5) if not one.all() else np.full(one.shape, FADE + 1., np.float32) for one in inside])
+    inside = np.pad((share[0, 0] > .999).numpy().astype(np.uint8), ((0, 0), (1, 1), (1, 1)),
+                    mode='edge')
+    distance = np.stack([cv2.distanceTransform(one, cv2.DIST_L2, 5) if not one.all()
+                         else np.full(one.shape, FADE + 1., np.float32) for one in inside])
     faded = torch.from_numpy((distance[None, None, :, 1:-1, 1:-1] - 1)/FADE).clamp(0, 1)
     return torch.where(faded > 0, faded.clamp(min=1e-3).log(), -1e4)
 
@@ -156,7 +179,8 @@ def plan_frames(
 # %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
 GREY = .5            # of what is left out
-STRIP = 200_000      # pixels of all frames together in one strip: what a processor's cache holds is fastest
+# pixels of all frames together in one strip: what a processor's cache holds is fastest
+STRIP = 200_000
 
 # %% ../nbs/60_restore.ipynb #cell-021
 @torch.no_grad()
@@ -169,21 +193,37 @@ def restored_strip(
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
     threshold:float|None=None,# masks become 0 or 1; None: they stay soft
     cut:float=.5,             # what counts as hidden
+    layers:bool=True,         # False: shadow, light and occluder are not needed
 )->Restored: # of these rows
     "All layers of some rows at full size."
-    device = plan.reading.mask.device
-    x, seen = photographs.strip(top, rows).to(device), photographs.views(top, rows).to(device)
-    found = model.carry_out(x, plan, photographs.size, (top, 0), None if photographs.seen is None else seen)
-    layers, sure = found.layers(), found.confidence
-    mask, alpha = layers.occlusion_mask, layers.alpha
+    x, seen = photographs.strip(top, rows), photographs.views(top, rows)
+    # advice wants to know where lamps burn all frames out
+    lit = layers or bool((x.amin((1, 2)) > .99).any())
+    found = _fullres(model, x, seen if photographs.seen is not None else None, plan,
+                     photographs.size, top, lit)
+    mask, sure, alpha = found.occlusion_mask, found.confidence, found.alpha
+    occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
     cut = cut if threshold is None else threshold
     sure = sure.where(sure > 1 - cut, 0)
     if threshold is not None: mask = (mask >= threshold).float()
-    source = layers.source if fill == 'model' else layers.source.where(sure > 0, GREY)
-    return Restored(source, layers.shadow, layers.light.clamp(0, 1), mask, layers.occlusion_rgb, alpha, sure, x, photographs.names, photographs.matches, cut).to('cpu')
+    source = found.source if fill == 'model' else found.source.where(sure > 0, GREY)
+    light = found.light.clamp(0, 1) if lit else None
+    return Restored(source, found.shadow, light, mask, occlusion_rgb, alpha, sure, x,
+                    photographs.names, photographs.matches, cut)
 
 # %% ../nbs/60_restore.ipynb #cell-022
+def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple, top:int, lit:bool):
+    "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
+    device = plan.reading.mask.device
+    with torch.inference_mode():
+        found = model.carry_out(x.to(device), plan, size, (top, 0),
+                                None if seen is None else seen.to(device), lit)
+        tensors = {f.name: getattr(found, f.name) for f in fields(found)}
+        return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
+                                 if isinstance(y, Tensor)})
+
+# %% ../nbs/60_restore.ipynb #cell-023
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
@@ -195,40 +235,65 @@ def restored_strips(
     "All strips from top to bottom."
     H, W = photographs.size
     rows = rows or max(1, STRIP//(len(photographs)*W))
-    for top in tqdm(range(0, H, rows), 'restoring', disable=None if progress else True, unit='strip'):
+    for top in tqdm(range(0, H, rows), 'restoring', disable=None if progress else True,
+                    unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
-# %% ../nbs/60_restore.ipynb #cell-023
+# %% ../nbs/60_restore.ipynb #cell-024
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, `fusion`, `fusion-small`, or a model; None: those in the package
     device:str='cpu',                     # where it runs
 )->tuple[nn.Module, dict]: # a `Fusion`, and facts about its weights
     "The model that restores, and which weights exactly it has."
-    if isinstance(weights, nn.Module): model, facts = weights.eval().to(device), {}
+    if isinstance(weights, nn.Module):
+        double = any(x.dtype == torch.float64 for x in weights.parameters())
+        model, facts = (copy.deepcopy(weights).float() if double else weights).eval().to(device), {}
     else:
-        path = shipped_weights(weights or 'fusion') if weights is None or weights in SHIPPED else Path(weights)
+        path = shipped_weights(
+            weights or 'fusion') if weights is None or weights in SHIPPED else Path(weights)
         facts = weights_facts(path)
-        model = load_decomposer(path, device)
+        model = load_decomposer(path, device).float()
     if not hasattr(model, 'carry_out'):
-        raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored by models of the family Fusion')
+        raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored '
+                         f'by models of the family Fusion')
     return model, facts
 
-def check_options(fill:str='model', threshold:float|None=None):
+def check_options(
+    fill:str='model',           # one of `FILLS`
+    threshold:float|None=None,  # in (0, 1]
+    side:int|None=None,         # 32 to 4096 pixels
+    rows:int|None=None,         # at least 1
+)->None:
     "Refuses what makes no sense, before the work starts."
+    for name, value, low, high in (('side', side, 32, 4096), ('rows', rows, 1, 10**6)):
+        if value is not None and not (isinstance(value, int) and low <= value <= high):
+            raise ValueError(f'{name} must be a whole number from {low} to {high}; got {value!r}')
     if fill not in FILLS: raise ValueError(f'fill must be one of {FILLS}; got {fill!r}')
-    if threshold is not None and not 0 < threshold <= 1: raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
 def strangers(
     photographs:Photographs
 )->str: # what is to be said about them, or nothing
     "Frames that do not resemble the others, where nobody has aligned them."
     if photographs.matches: return ''
-    strange = [f'{printable(name)} ({value:.2f})' for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
+    strange = [f'{printable(name)} ({value:.2f})'
+               for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
     return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
 
-# %% ../nbs/60_restore.ipynb #cell-024
+# %% ../nbs/60_restore.ipynb #cell-025
+@contextmanager
+def default_float32()->Iterator[None]:
+    "Within the block new tensors are float32, whatever somebody has set."
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try: yield
+    finally: torch.set_default_dtype(before)
+
+# %% ../nbs/60_restore.ipynb #cell-026
 def restore(
-    frames,                               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
+    # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
+    frames,
     align:bool=False,                     # lay hand-held shots on each other first
     weights:str|Path|nn.Module|None=None, # see `load_restorer`
     fill:str='model',                     # what stands where no frame shows the picture: `model` its guess, `none` grey
@@ -241,18 +306,22 @@ def restore(
     device:str='cpu',                     # where the model runs
 )->Restored:
     "The picture behind some photographs, and what lies on each of them."
-    check_options(fill, threshold)
+    check_options(fill, threshold, side, rows)
     model, facts = load_restorer(weights, device)
     photographs = load_frames(frames, align, reference, names)
     if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
-    plan = plan_frames(model, photographs, side)
-    strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill, threshold=threshold, cut=facts.get('threshold', .5)))
+    with default_float32():
+        plan = plan_frames(model, photographs, side)
+        strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill,
+                                      threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)
-    if found.hidden: warnings.warn(f'no frame shows {100*found.hidden:.3g}% of the picture: there the source is '
-                                   f'{"a guess of the model" if fill == "model" else "left grey"}, and the confidence 0', stacklevel=2)
+    if found.hidden:
+        warnings.warn(f'no frame shows {100*found.hidden:.3g}% of the picture: there the source is '
+                                   f'{"a guess of the model" if fill == "model" else "left grey"}, '
+                                   f'and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-025
+# %% ../nbs/60_restore.ipynb #cell-027
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

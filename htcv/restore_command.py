@@ -133,29 +133,28 @@ def write_restoration(
     photographs = load_frames(given, align, reference, folder=work, tick=step)
     step.close()
     settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align)
-    record = _restore_files(draft, work, photographs, model, facts, settings, layers, ora, skipped or {}, progress)
+    record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {}, progress)
     del photographs
     shutil.rmtree(work)
     return record
 
 # %% ../nbs/61_restore_command.ipynb #cell-016
-def _restore_files(draft, work, photographs, model, facts, settings, layers, ora, skipped, progress)->dict:
+def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped, progress)->dict:
     "Strips to files, and what is to be told about them."
     from htcv.restore import plan_frames, restored_strips, strangers
     from htcv import restored_files as files
-    writer = files.StripWriter(work, photographs, layers or ora, settings['fill'])
     step = Progress(photographs.size[0], 'restoring', progress)
     chosen = dict(fill=settings['fill'], threshold=settings['threshold'], cut=facts.get('threshold', .5))
-    for strip in restored_strips(model, photographs, plan_frames(model, photographs), **chosen):
-        writer.add(strip); step(strip.source.shape[-2])
+    plan = plan_frames(model, photographs)
+    with files.StripWriter(draft, photographs, layers or ora, settings['fill']) as writer:
+        for strip in restored_strips(model, photographs, plan, layers=writer.layers, **chosen):
+            writer.add(strip); step(strip.source.shape[-2])
+        small = writer.finish()
     step.close()
     if writer.hidden > .995*writer.area:
         raise ValueError('no photograph shows anything of the picture: all of it would be a guess; '
                          'take photographs on which something of it is free')
     record = files.describe(photographs, writer, skipped, facts, settings, strangers(photographs))
-    step = Progress(len(photographs)*len(PER_FRAME), 'writing', progress)
-    small = files.write_pictures(draft, photographs, writer, step)
-    step.close()
     if ora: files.write_ora(draft, photographs)
     for name in PER_FRAME if ora and not layers else (): shutil.rmtree(draft/name)
     files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden']), draft/'contact_sheet.png')

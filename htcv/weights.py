@@ -39,22 +39,32 @@ def save_decomposer(
     try:
         save_file(weights, draft,
                   metadata=facts | {name: str(note) for name, note in notes.items()})
+        draft.chmod(0o666 & ~_umask()) # readable by whom the user's other files are
         draft.replace(path)
     finally: draft.unlink(missing_ok=True)
     return path
 
+# %% ../nbs/04_weights.ipynb #cell-006
+def _umask()->int:
+    "What the user's files may not be; the system tells it only when it is set."
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
+
 def _read_config(metadata:dict, path:Path):
     "The configuration from a file's metadata; files without a family are of the first one."
     if metadata.get('format') != FILE_FORMAT:
-        raise ValueError(f"{path} was not written by save_decomposer: its metadata lacks the format {FILE_FORMAT!r}")
+        raise ValueError(f'{path} was not written by save_decomposer: '
+                         f'its metadata lacks the format {FILE_FORMAT!r}')
     family = metadata.get('family', 'DecomposerConfig')
     if not load_family(family):
-        raise ValueError(f'{path} holds a model of the family {family!r}; known are {", ".join(HOMES)}')
+        raise ValueError(f'{path} holds a model of the family {family!r}; known are '
+                         f'{", ".join(HOMES)}')
     try: return configure(CONFIGS[family](), json.loads(metadata['config']))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} holds no usable configuration: {error}') from error
 
-# %% ../nbs/04_weights.ipynb #cell-006
+# %% ../nbs/04_weights.ipynb #cell-007
 SHIPPED = FAMILY_PRESETS['FusionConfig'] # presets whose weights come with the package
 
 def shipped_weights(
@@ -64,8 +74,7 @@ def shipped_weights(
     return Path(htcv.__file__).parent/'weights'/f'{preset}.safetensors'
 
 def load_decomposer(
-    path:str|Path
-    |None=None,  # as written by `save_decomposer`; None: the weights that come with the package
+    path:str|Path|None=None,  # as written by `save_decomposer`; None: the weights that ship
     device:str|torch.device='cpu',
 )->nn.Module: # in evaluation mode
     "The model from its file; a `ValueError` says what is wrong with one that is not ours."
@@ -80,10 +89,15 @@ def load_decomposer(
     config = _read_config(metadata, path)
     with torch.device('meta'): model = FAMILIES[type(config).__name__](config)
     _check_weights(model, weights, path)
+    spoilt = [name for name, x in weights.items() if not torch.isfinite(x).all()]
+    if spoilt:
+        raise ValueError(f'{path} holds NaN or infinite values in {", ".join(spoilt[:3])}: '
+                         'train or copy it again')
     model = model.to_empty(device=device)
     model.load_state_dict(weights) # half floats become floats
     return model.eval()
 
+# %% ../nbs/04_weights.ipynb #cell-008
 def _check_weights(model:nn.Module, weights:dict, path:Path):
     "Raises a `ValueError` that names what is missing, left over or of another shape."
     wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
@@ -94,9 +108,19 @@ def _check_weights(model:nn.Module, weights:dict, path:Path):
                if given.get(name, shape) != shape]
     more = f' and {len(faults) - 3} more' if len(faults) > 3 else ''
     if faults:
-        raise ValueError(f'{path} does not fit its own configuration: {"; ".join(faults[:3])}{more}')
+        raise ValueError(f'{path} does not fit its own configuration: '
+                         f'{"; ".join(faults[:3])}{more}')
 
-# %% ../nbs/04_weights.ipynb #cell-009
+# %% ../nbs/04_weights.ipynb #cell-012
+def _threshold(word:str, path:Path)->float:
+    "A threshold from a file's metadata, in [0, 1]."
+    try: value = float(word)
+    except ValueError: value = float('nan')
+    if not 0 <= value <= 1:
+        raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
+    return value
+
+# %% ../nbs/04_weights.ipynb #cell-013
 def weights_facts(
     path:str|Path, # as written by `save_decomposer`
 )->dict: # file, sha256, and what the metadata say of `threshold` and `order`
@@ -109,11 +133,11 @@ def weights_facts(
     except SafetensorError as error:
         raise ValueError(f'{path} is no safetensors file: {error}') from error
     facts = dict(file=path.name, sha256=digest)
-    if 'threshold' in metadata: facts['threshold'] = float(metadata['threshold'])
+    if 'threshold' in metadata: facts['threshold'] = _threshold(metadata['threshold'], path)
     if 'order' in metadata: facts['order'] = metadata['order']
     return facts
 
-# %% ../nbs/04_weights.ipynb #cell-010
+# %% ../nbs/04_weights.ipynb #cell-014
 def versions()->dict: # name -> version
     "What the numbers were computed with."
     return dict(htcv=htcv.__version__, torch=torch.__version__, python=platform.python_version())

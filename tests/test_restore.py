@@ -333,7 +333,7 @@ def test_a_folder_that_is_read_only(shots, capsys):
     assert 'Permission denied' in refused(capsys, 'shots', '--out', 'locked/out')
 
 
-@pytest.mark.parametrize('where', ['StripWriter.append', 'write_png', 'save_sheet'])
+@pytest.mark.parametrize('where', ['StripWriter.append', 'PngRows.close', 'save_sheet'])
 def test_a_full_disk(shots, capsys, monkeypatch, where):
     def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(f'htcv.restored_files.{where}', full)
@@ -657,3 +657,15 @@ def test_answers_before_anything_large_is_imported(fresh_python):
            'try: htcv_restore({words})\nexcept SystemExit: pass\nprint("torch" in sys.modules, time.process_time() - began < .5)'
     for words in (['--help'], ['--version'], ['a', '--out', 'b', '--threshold', '2'], ['nowhere', '--out', 'x']):
         assert fresh_python(code.format(words=words)).endswith('False True')
+
+
+@pytest.mark.parametrize('wrong', [dict(rows=-3), dict(rows=0), dict(side=-1), dict(side=10**5)])
+def test_impossible_sizes_are_refused(arrays, wrong):
+    with pytest.raises(ValueError, match='must be a whole number'): restore(arrays, **wrong)
+
+
+def test_the_default_of_floats_does_not_matter(arrays):
+    expected = restore(arrays).source
+    torch.set_default_dtype(torch.float64)
+    try: assert torch.equal(restore(arrays).source, expected)
+    finally: torch.set_default_dtype(torch.float32)
