@@ -232,8 +232,7 @@ class UNetHead(nn.Module):
         for step, skip in zip(self.steps, reversed(skips)):
             x = step(x, skip.shape[2:], skip if self.skips else None)
         for left, step in zip(range(len(self.steps) - len(skips), 0, -1), self.steps[len(skips):]):
-            # the report's head lets go of time in its last step
-            wait = self.time == 'first' and left > 1
+            wait = self.time == 'first' and left > 1 # time goes in the last step
             x = step(x, (x.shape[2] if wait else n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 

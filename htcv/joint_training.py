@@ -92,6 +92,7 @@ def report_stages(
     for name, stage in zip(names, usual): stages[name] = before = replace(stage, after=before)
     return stages | dict(naive=naive_stage())
 
+# %% ../nbs/40_joint_training.ipynb #cell-013
 def stages_before(
     stage:Stage, # the last one
 )->list[Stage]: # oldest first, the stage itself last
@@ -108,7 +109,7 @@ def naive_stage(
     return Stage('naive' + f'-{mode}'*(mode != 'hard') + f'-{order}'*(order != 'shadow_first'),
                  PARTS, loss, steps=steps, learning_rate=by_scale(tiny=2e-3, gpu=1e-3), order=order)
 
-# %% ../nbs/40_joint_training.ipynb #cell-015
+# %% ../nbs/40_joint_training.ipynb #cell-016
 def layer_energies(
     layers:Layers,             # of a batch
     order:str='shadow_first',  # in which they compose

@@ -345,8 +345,7 @@ class SequenceDataset(Dataset):
                                                          int) else size, sequence_ids(root, split)
         if layers and size: raise ValueError('exact layers do not survive a resize: leave size out')
         if layers and callable(augment):
-            raise ValueError('exact layers do not survive any transform: augment=True, or '
-                             'layers=False')
+            raise ValueError('exact layers do not survive any transform: leave layers out')
         if not self.ids:
             raise FileNotFoundError(f'{root} holds no sequences, such as {root}/1/gt.png')
         missing = [i for i in self.ids if not (self.root/i).is_dir()]
@@ -387,13 +386,13 @@ SequenceDataset.__getitem__ = _getitem
 
 # %% ../nbs/02_sequences.ipynb #cell-037
 def _content(folders:list, suspects:int=64)->str: # 16 hexadecimal digits
-    "Names and sizes of the files of evenly spread folders, and the content of the first file of each."
+    "Names and sizes of the files of evenly spread folders, and the content of one of each."
     chosen = folders[::max(1, len(folders)//suspects)]
     digest = hashlib.sha256(str(len(folders)).encode())
     for folder in chosen:
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != '.')
-        digest.update(repr([(folder.name, path.name, path.stat().st_size)
-                            for path in files]).encode())
+        sizes = [(folder.name, path.name, path.stat().st_size) for path in files]
+        digest.update(repr(sizes).encode())
         if files: digest.update(files[-1].read_bytes())
     return digest.hexdigest()[:16]
 

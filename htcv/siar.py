@@ -32,4 +32,5 @@ def group_scores(
                 source_mse=squared(layers.source, source, still),
                 random_pair_ssim=ssim(grey(source.roll(1, 0)), grey(source)),
                 random_pair_mse=squared(source.roll(1, 0), source, still),
-                visible_ssim=ssim(grey(bare), grey(frames)), visible_mse=squared(bare, frames, visible))
+                visible_ssim=ssim(grey(bare), grey(frames)),
+                visible_mse=squared(bare, frames, visible))

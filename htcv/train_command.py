@@ -177,7 +177,7 @@ def folder_data(
     if split: parts = {part: _split_ids(home, root, split, part) for part in ('train', 'val')}
     else: parts = make_splits(sequence_ids(root), seed, (.8, .2, 0))
     if not (parts['train'] and parts['val']):
-        raise ValueError(f'{root} is too small to be split: 5 sequences are needed, or --split NAME')
+        raise ValueError(f'{root} is too small to split: 5 sequences are needed, or --split')
     stored = home/'SIAR_OCC'
     wanted = parts['train'] + parts['val']
     targets = stored if stored.is_dir() and all((stored/i).is_dir() for i in wanted) else None
@@ -204,6 +204,7 @@ def at_scale(
     finally:
         if given is None: del os.environ['HTCV_SCALE']
 
+# %% ../nbs/44_train_command.ipynb #cell-020
 def folder_settings(
     preset:str,    # of the decomposer
     data:tuple,    # of two `SequenceDataset`
@@ -213,7 +214,8 @@ def folder_settings(
     changes = {name: value for name, value in changes.items() if value is not None}
     with at_scale('report' if preset == 'report' else 'gpu'): settings = default_settings(**changes)
     batch = min(settings.batch_size, len(data[0]))*settings.accumulate
-    fields = dict(preset=preset, pool=len(data[0]), validation=len(data[1]), n_frames=data[0].n_frames or 0)
+    fields = dict(preset=preset, pool=len(data[0]), validation=len(data[1]),
+                  n_frames=data[0].n_frames or 0)
     return replace(settings, **fields, epoch=changes.get('epoch', max(1, len(data[0])//batch)))
 
 def folder_stage(
@@ -227,7 +229,7 @@ def folder_stage(
     if name not in stages: raise ValueError(f'--stage is one of {", ".join(stages)}; got {name}')
     return throughout(stages[name], steps=steps) if steps else stages[name]
 
-# %% ../nbs/44_train_command.ipynb #cell-021
+# %% ../nbs/44_train_command.ipynb #cell-022
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights')
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
@@ -237,19 +239,27 @@ def _stage_options(parser):
     "The options that belong to the report's stages."
     group = parser.add_argument_group('the stages of the report, on a folder')
     add = group.add_argument
-    add('folder', nargs='?', metavar='DATA', help='holds SIAR/ and, if there, data_splits/ and SIAR_OCC/; or is a folder of sequences itself')
-    add('--stage', help='encoder, source, light_shadow, finetuned, mask, rgb, joint (default) or naive; those before it are trained first')
+    add('folder', nargs='?', metavar='DATA', 
+        help='holds SIAR/ and, if there, data_splits/ and SIAR_OCC/; or the sequences themselves')
+    add('--stage', help='encoder, source, light_shadow, finetuned, mask, rgb, joint (default) or '
+        'naive; those before it are trained first')
     add('--split', metavar='NAME', help='of data_splits/ (default: four in five to train on)')
     add('--size', type=int, help='resize to this square (default: that of the preset)')
     add('--frames', type=int, metavar='T', help='of each sequence (default: all)')
     add('--batch', type=int, metavar='B', help='sequences in a batch, all devices together')
     add('--accumulate', type=int, metavar='N', help='batches for each step')
-    add('--epoch', type=int, metavar='STEPS', help='between two checkpoints (default: one pass over the sequences)')
-    add('--devices', type=int, metavar='N', help='GPUs, or processes with --device cpu, of each machine (DDP)')
-    add('--nodes', type=int, metavar='N', help='machines; start the command on each, e.g. by torchrun or srun')
+    add('--epoch', type=int, metavar='STEPS',
+        help='between two checkpoints (default: one pass over the sequences)')
+    add('--devices', type=int, metavar='N',
+        help='GPUs, or processes with --device cpu, of each machine (DDP)')
+    add('--nodes', type=int, metavar='N',
+        help='machines; start the command on each, e.g. by torchrun or srun')
     add('--precision', choices=PRECISIONS, help="Lightning Fabric's (default: 32-true)")
-    add('--workers', type=int, metavar='N', help='processes that read sequences, for each device (default: 0)')
+    add('--workers', type=int, metavar='N',
+        help='processes that read sequences, for each device (default: 0)')
+    return parser
 
+# %% ../nbs/44_train_command.ipynb #cell-023
 def _check_stages(parser, given, arguments):
     "Refuses what does not go with a folder, or goes with nothing but a folder."
     if given.folder is None:
@@ -257,42 +267,48 @@ def _check_stages(parser, given, arguments):
         if extra: parser.error(f'--{extra[0]} needs DATA, the folder of sequences')
         return
     wrong = [name for name in OF_FUSION if getattr(given, name)]
-    if wrong: parser.error(f'--{wrong[0]} does not go with DATA: a stage goes on by itself, its weights are in --out')
+    if wrong: 
+        parser.error(f'--{wrong[0]} does not go with DATA: a stage goes on by itself, '
+                     'its weights are in --out')
     if type(preset_config(given.preset)).__name__ != 'DecomposerConfig':
-        parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not hold: htcv_train --prepare makes them; '
-                     'on DATA use --preset report or compact')
+        parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not '
+                     'hold: htcv_train --prepare makes them; on DATA use --preset report or compact')
     for name, value in OF_STAGES.items():
         if getattr(given, name) is None: setattr(given, name, value)
     if given.devices*given.nodes > 1 and arguments is not None:
         parser.error('several devices need the command line, since every process repeats it')
 
-# %% ../nbs/44_train_command.ipynb #cell-022
+# %% ../nbs/44_train_command.ipynb #cell-024
 def _fabric_of(given):
     "Lightning Fabric as the options say, with its processes started."
     from lightning_fabric import Fabric
-    fabric = Fabric(accelerator=given.device.split(':')[0], devices=given.devices, num_nodes=given.nodes,
-                    precision=given.precision, strategy='ddp' if given.devices*given.nodes > 1 else 'auto')
+    many = given.devices*given.nodes > 1
+    fabric = Fabric(accelerator=given.device.split(':')[0], devices=given.devices,
+                    num_nodes=given.nodes, precision=given.precision,
+                    strategy='ddp' if many else 'auto')
     fabric.launch()
     return fabric
 
 def _train_stages(given, tell):
     "The stages of the report on the sequences of a folder."
     stage = folder_stage(given.preset, given.stage, given.steps)
-    with at_scale('report' if given.preset == 'report' else 'gpu'): size = given.size or default_settings().size
+    with at_scale('report' if given.preset == 'report' else 'gpu'):
+        size = given.size or default_settings().size
     data = folder_data(given.folder, given.split, seed=given.seed, size=size, n_frames=given.frames)
-    settings = folder_settings(given.preset, data, size=size, batch_size=given.batch, accumulate=given.accumulate,
-                               epoch=given.epoch, seed=given.seed)
+    settings = folder_settings(given.preset, data, size=size, batch_size=given.batch,
+                               accumulate=given.accumulate, epoch=given.epoch, seed=given.seed)
     fabric = _fabric_of(given)
     names = ', '.join(s.name for s in stages_before(stage))
     if fabric.is_global_zero:
         tell(f'{len(data[0])} sequences to train on, {len(data[1])} to validate on, {size}×{size}, '
              f'{min(settings.batch_size, len(data[0]))} × {settings.accumulate} a step; '
-             f'pseudo-targets {"stored" if data[0].targets else "made on the fly"}; {names}; into {given.out}')
+             f'pseudo-targets {"stored" if data[0].targets else "made on the fly"}; {names}; '
+             f'into {given.out}')
     keep = 'best' if settings.schedule == 'plateau' else 'last'
     train_stage(stage, settings, data, given.out, True, keep, fabric, given.workers)
     if fabric.is_global_zero: print(given.out/f'{stage.name}.safetensors')
 
-# %% ../nbs/44_train_command.ipynb #cell-024
+# %% ../nbs/44_train_command.ipynb #cell-026
 def _parser()->argparse.ArgumentParser:
     "The options of `htcv_train`."
     parser = argparse.ArgumentParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter, description=(
@@ -301,13 +317,15 @@ def _parser()->argparse.ArgumentParser:
         '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not depend on the machine\n'
         '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with --steps N make it longer\n'
         '  htcv_train --preset fusion --publish      weights and card\n'
-        '  htcv_train DATA --preset report --stage joint   the stages of the report, on a folder in the SIAR layout'))
+        '  htcv_train DATA --preset report           the stages of the report, on a folder'))
     add = parser.add_argument
     add('--prepare', action='store_true', help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is given')
-    add('--preset', default='fusion', help='of the network: fusion (the default) or fusion-small; with DATA: report or compact')
+    add('--preset', default='fusion', 
+        help='of the network: fusion (the default) or fusion-small; with DATA: report or compact')
     length = parser.add_mutually_exclusive_group()
     length.add_argument('--hours', type=float, help='length of the whole run, by timing a few steps on this machine')
-    length.add_argument('--steps', type=int, help='length of the whole run in steps; with DATA: of every stage')
+    length.add_argument('--steps', type=int, 
+                        help='length of the whole run in steps; with DATA: of every stage')
     add('--resume', action='store_true', help="go on with the run in --out, with that run's own recipe")
     add('--start', metavar='FILE', help='begin from the weights in FILE, with a short warm-up, at the step that it was saved at (needs --steps)')
     add('--until', type=int, metavar='STEP', help='stop at this step; --resume goes on from there')
@@ -320,10 +338,12 @@ def _parser()->argparse.ArgumentParser:
     add('--sequences', type=int, default=4, help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
     add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
     add('--set', action='append', default=[], metavar='FIELD=VALUE', help='a field of the network that differs, e.g. --set look_again=false: for ablations')
-    _stage_options(parser)
-    return parser
+    return _stage_options(parser)
 
-# %% ../nbs/44_train_command.ipynb #cell-025
+# %% ../nbs/44_train_command.ipynb #cell-027
+POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch',
+            'accumulate', 'epoch', 'devices', 'nodes')
+
 def _checked(parser, given, arguments=None)->argparse.Namespace:
     "Refuses what makes no sense, before anything is loaded."
     try: preset_config(given.preset); given.changes = _changes(given.set)
@@ -333,9 +353,9 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
     kind = given.device.split(':')[0]
     there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if kind not in there: parser.error(f'--device is cpu, cuda or mps; got {given.device}')
-    if not there[kind]: parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
-    positive = 'hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch', 'accumulate', 'epoch', 'devices', 'nodes'
-    for name in positive:
+    if not there[kind]:
+        parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
+    for name in POSITIVE:
         value = getattr(given, name)
         if value is not None and not value > 0: parser.error(f'--{name} must be above 0; got {value}')
     if given.folder is not None: return given
@@ -344,9 +364,11 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
     if begun and length and not (given.resume and given.steps):
         parser.error(f'{given.out} holds a run already: --resume goes on with it, --resume --steps N makes it longer; or give another --out')
     if not begun and (given.resume or given.publish and not length): parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
-    if given.start and not given.steps: parser.error('--start needs --steps: those of the whole run')
+    if given.start and not given.steps:
+        parser.error('--start needs --steps: those of the whole run')
     return given
 
+# %% ../nbs/44_train_command.ipynb #cell-028
 def _changes(items:list)->dict: # field -> value
     "`look_again=false` as a field and its value, as JSON reads it."
     changes = {}
@@ -357,7 +379,7 @@ def _changes(items:list)->dict: # field -> value
         except json.JSONDecodeError as error: raise ValueError(f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
     return changes
 
-# %% ../nbs/44_train_command.ipynb #cell-026
+# %% ../nbs/44_train_command.ipynb #cell-029
 def _begin(given, data)->Recipe:
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     recipe = Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed)
@@ -385,6 +407,7 @@ def _commit()->str:
     said = subprocess.run(['git', 'log', '-1', '--format=%h'], cwd=Path(htcv.__file__).parent, capture_output=True, text=True)
     return said.stdout.strip() if said.returncode == 0 else ''
 
+# %% ../nbs/44_train_command.ipynb #cell-030
 def _publish(given, run, sets:tuple):
     "Weights, their card, and the curve beside them."
     path = Path(given.weights or given.out/f'{given.preset}.safetensors')
@@ -395,7 +418,7 @@ def _publish(given, run, sets:tuple):
     write_card(all_facts, path.parent/'README.md')
     print(f'{path}: threshold {facts["threshold"]}, step {run.step}')
 
-# %% ../nbs/44_train_command.ipynb #cell-027
+# %% ../nbs/44_train_command.ipynb #cell-031
 def htcv_train(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -420,7 +443,9 @@ def htcv_train(
             run = train_fusion(recipe, *sets, given.out, given.device, given.until, report=tell)
     except (OSError, ValueError) as error: parser.error(str(error))
     except KeyboardInterrupt:
-        tell(f'stopped; what was done up to the last checkpoint is in {given.out}: {"the same command" if given.folder else f"htcv_train --preset {given.preset} --resume"} goes on')
+        again = f'htcv_train --preset {given.preset} --resume'
+        tell(f'stopped; what was done up to the last checkpoint is in {given.out}: '
+             f'{"the same command" if given.folder else again} goes on')
         return 130
     if given.publish: _publish(given, run, sets)
     return 0

@@ -131,6 +131,7 @@ def describe(self:Stage)->dict: # plain values, for JSON
                 learning_rate=self.learning_rate, patience=self.patience,
                 order=self.order, threshold=self.threshold)
 
+# %% ../nbs/06_training.ipynb #cell-014
 def throughout(
     stage:Stage, # the last one
     **changes    # fields, e.g. `steps=1`
@@ -149,7 +150,7 @@ def fingerprint(
     text = json.dumps([stage.describe(), asdict(settings), asdict(preset_config(settings.preset)), data, past])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../nbs/06_training.ipynb #cell-016
+# %% ../nbs/06_training.ipynb #cell-017
 class Run:
     "Everything that changes while a stage is trained."
     def __init__(self,
@@ -181,7 +182,7 @@ def _schedule(optimizer, stage:Stage, settings:Settings):
     return torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=.1, patience=10)
 
-# %% ../nbs/06_training.ipynb #cell-017
+# %% ../nbs/06_training.ipynb #cell-018
 @patch
 def state(self:Run)->dict: # tensors and plain values, safe to load
     "What a checkpoint holds."
@@ -196,7 +197,7 @@ def restore(self:Run,
     for name in self._stateful: getattr(self, name).load_state_dict(state[name])
     for name in self._counters: setattr(self, name, state[name])
 
-# %% ../nbs/06_training.ipynb #cell-018
+# %% ../nbs/06_training.ipynb #cell-019
 def summed_over_devices(
     x:Tensor # counts of this device's share of a batch
 )->Tensor: # of the whole batch
@@ -208,7 +209,7 @@ def summed_over_devices(
     distributed.all_reduce(total)
     return total
 
-# %% ../nbs/06_training.ipynb #cell-020
+# %% ../nbs/06_training.ipynb #cell-021
 def run_epoch(
     run:Run,           # moved on by one epoch
     stage:Stage,       # what learns, on which loss
@@ -234,7 +235,7 @@ def run_epoch(
         _note(run, stage, settings, fabric, losses, bar)
     run.epoch += 1
 
-# %% ../nbs/06_training.ipynb #cell-021
+# %% ../nbs/06_training.ipynb #cell-022
 def _take_step(run:Run, stage:Stage, settings:Settings, fabric):
     "One step of the optimiser, and of the schedule that counts steps."
     if settings.clip:
@@ -258,7 +259,7 @@ def _note(run:Run, stage:Stage, settings:Settings, fabric, losses:dict, bar):
     rate, sequences = bar.format_dict['rate'], settings.batch_size*settings.accumulate
     bar.set_postfix_str(f'loss {loss:.4f}, {sequences*rate:.1f} sequences/s' if rate else '')
 
-# %% ../nbs/06_training.ipynb #cell-022
+# %% ../nbs/06_training.ipynb #cell-023
 def _endless(data, settings:Settings, epoch:int, fabric, workers:int):
     "This device's share of the batches of an epoch, round and round; each round in its own order."
     batch, devices = min(settings.batch_size, len(data)), fabric.world_size
@@ -289,7 +290,7 @@ def _validate(run:Run, stage:Stage, settings:Settings, fabric, data, workers:int
     loss, sequences = fabric.all_reduce(total, reduce_op='sum').tolist()
     return round(loss/sequences, 6)
 
-# %% ../nbs/06_training.ipynb #cell-023
+# %% ../nbs/06_training.ipynb #cell-024
 def train(
     stage:Stage,                 # what learns; the stages before it are trained if they are missing
     settings:Settings|None=None, # those of this scale by default
@@ -297,38 +298,38 @@ def train(
     folder=None,                 # for weights and checkpoints; `runs/<scale>` for synthetic data
     progress:bool=True,          # show a bar
     keep:str='last',             # or `best`: the weights of the best validation loss
-    fabric=None,                 # launched `lightning_fabric.Fabric`; None: one GPU or the processor
+    fabric=None,                 # a launched `Fabric`; None: one GPU or the processor
     workers:int=0,               # processes that read sequences, for each device
 )->Decomposer: # on the processor, in evaluation mode, with the weights of this stage
     "Weights of a stage, after those it needs: loaded if there, resumed if begun, trained if not."
-    settings, fabric, described = settings or default_settings(), fabric or _fabric(), _described(data)
+    settings, fabric = settings or default_settings(), fabric or _fabric()
+    described = _described(data)
     if data is not None and folder is None:
         raise ValueError('data of your own need a folder of their own: folder=…')
     place = Path(folder) if folder else artefact_folder('runs')
     place.mkdir(parents=True, exist_ok=True)
     mark = fingerprint(stage, settings, described)
-    weights, record = place/f'{stage.name}.safetensors', load_run(stage, place)
-    if weights.exists() and record and record['fingerprint'] == mark:
-        return load_decomposer(weights).eval()
+    weights, record = place/f'{stage.name}.safetensors', load_run(stage, place) or {}
+    if weights.exists() and record.get('fingerprint') == mark: return load_decomposer(weights)
     if stage.after:
         model = train(stage.after, settings, data, folder, progress, keep, fabric, workers)
     else: model = create_decomposer(settings.preset, seed=settings.seed,
                                    **dict(settings.overrides))
-    data = data or synthetic_data(settings)
-    run = _fit(stage, settings, data, model, place, mark, progress, fabric, workers)
+    run = _fit(stage, settings, data or synthetic_data(settings), model, place, mark, progress,
+               fabric, workers)
     if keep == 'best' and run.best: run.model.load_state_dict(run.best)
     if fabric.is_global_zero: _finish(run, stage, settings, described, place, mark, folder)
     fabric.barrier()
     return run.model.cpu().eval()
 
-# %% ../nbs/06_training.ipynb #cell-024
+# %% ../nbs/06_training.ipynb #cell-025
 def _fabric():
     "One GPU where there is one, or else the processor."
     from lightning_fabric import Fabric
     return Fabric(accelerator='cuda' if torch.cuda.is_available() else 'cpu', devices=1)
 
 def _finish(run:Run, stage:Stage, settings:Settings, described:str, place:Path, mark:str, folder):
-    "Weights and record of a stage; what `make report` commits is written for its own settings only."
+    "Weights and record of a stage; `results/` is written for the scale's own settings only."
     save_decomposer(run.model, place/f'{stage.name}.safetensors', order=stage.order,
                     threshold=stage.threshold, stage=stage.name, seed=settings.seed)
     record = dict(fingerprint=mark, history=run.history, validation=run.validation,
@@ -342,7 +343,7 @@ def _checkpoint(place:Path, stage:Stage)->Path:
     "Where a run is kept after each epoch."
     return place/f'{stage.name}.checkpoint'
 
-# %% ../nbs/06_training.ipynb #cell-025
+# %% ../nbs/06_training.ipynb #cell-026
 def load_run(
     stage:Stage, # whose name the file has
     folder=None, # where `train` put it
@@ -356,6 +357,7 @@ def _described(data)->str:
     if data is None: return 'synthetic'
     return json.dumps(getattr(data[0], 'description', type(data[0]).__name__), default=str)
 
+# %% ../nbs/06_training.ipynb #cell-027
 def _publish(record:dict):
     "The run in short, as `results/stage-<name>.json`: validation loss by epoch, settings, speed."
     stage, settings, seconds = record['stage'], record['settings'], record['seconds']
@@ -375,7 +377,7 @@ def _draft(path:Path)->Path:
     "A name beside the file that no other process uses."
     return path.with_name(f'{path.name}.{os.getpid()}.part')
 
-# %% ../nbs/06_training.ipynb #cell-026
+# %% ../nbs/06_training.ipynb #cell-028
 def _fit(
     stage:Stage, settings:Settings, data, # as in `train`
     model:Decomposer, # to start from
@@ -388,7 +390,8 @@ def _fit(
     run = Run(stage, model, settings, fabric)
     _resume(run, _checkpoint(place, stage), mark, fabric)
     shown = progress and fabric.is_global_zero
-    bar = tqdm(total=stage.steps, initial=run.step, desc=stage.name, disable=not shown, mininterval=1)
+    bar = tqdm(total=stage.steps, initial=run.step, desc=stage.name, disable=not shown,
+               mininterval=1)
     patience = stage.patience if settings.schedule == 'plateau' else math.inf # one_cycle ends by itself
     while run.step < stage.steps and run.stale < patience:
         started = time.perf_counter()
@@ -402,7 +405,7 @@ def _fit(
     bar.close()
     return run
 
-# %% ../nbs/06_training.ipynb #cell-027
+# %% ../nbs/06_training.ipynb #cell-029
 def _resume(run:Run, checkpoint:Path, mark:str, fabric):
     "Goes on with the checkpoint of the same training, where there is one."
     if not checkpoint.exists(): return
@@ -415,7 +418,7 @@ def _keep(run:Run, checkpoint:Path, mark:str):
     torch.save(run.state() | dict(fingerprint=mark), draft)
     draft.replace(checkpoint)
 
-# %% ../nbs/06_training.ipynb #cell-028
+# %% ../nbs/06_training.ipynb #cell-030
 def _remember(run:Run, loss:float):
     "Writes the validation loss of an epoch down, and keeps the weights if it is the best so far."
     run.validation.append(loss)
