@@ -24,7 +24,8 @@ class Layers:
     light:Tensor           # (B,1 or 3,T,H,W), >= 0, added
     occlusion_mask:Tensor  # (B,1,T,H,W) in [0,1]; 1 hides the picture
     occlusion_rgb:Tensor   # (B,3,T,H,W) in [0,1]
-    alpha:Tensor|None=None # (B,1,T,H,W) in [0,1]: true opacity of an occluder, known in synthesis only
+    # (B,1,T,H,W) in [0,1]: true opacity of an occluder, known in synthesis only
+    alpha:Tensor|None=None
 
     def __len__(self): return len(self.source)
 
@@ -59,10 +60,12 @@ def check_layers(
         if x is None: continue
         wanted = [(B, c, H, W) if name == 'source' else (B, c, T, H, W) for c in channels]
         if tuple(x.shape) not in wanted:
-            raise ValueError(f'{name} must be {" or ".join(map(str, wanted))}; got {tuple(x.shape)}')
+            raise ValueError(f'{name} must be {" or ".join(map(str, wanted))}; got '
+                             f'{tuple(x.shape)}')
         if not torch.isfinite(x).all(): raise ValueError(f'{name} holds values that are not finite')
         if x.min() < 0 or x.max() > top:
-            raise ValueError(f'{name} must lie in [0, {top}]; it spans {x.min():.3f} to {x.max():.3f}')
+            raise ValueError(f'{name} must lie in [0, {top}]; it spans {x.min():.3f} to '
+                             f'{x.max():.3f}')
     return layers
 
 # %% ../nbs/01_composition.ipynb #cell-009
@@ -121,7 +124,8 @@ def canonical_layers(
     "The one split into shadow and light that all scores of this repository use."
     if order not in ORDERS: raise ValueError(f'order must be one of {ORDERS}; got {order!r}')
     if bare.shape != unoccluded.shape:
-        raise ValueError(f'bare {tuple(bare.shape)} and unoccluded {tuple(unoccluded.shape)} differ')
+        raise ValueError(f'bare {tuple(bare.shape)} and unoccluded {tuple(unoccluded.shape)} '
+                         f'differ')
     still = source.unsqueeze(2)
     shadow = _ratio(unoccluded, bare) * _ratio(bare, still)
     if order == 'shadow_first': return shadow, (unoccluded - still*shadow).clamp(min=0)
@@ -156,7 +160,8 @@ def _split_again(
     still = source.unsqueeze(2)
     fits = torch.minimum(shadow, unoccluded/still.clamp(min=1e-12)).clamp(max=1)
     shadow = torch.where(still > 0, fits, shadow.clamp(max=1))
-    return replace(layers, source=source, shadow=shadow, light=(unoccluded - still*shadow).clamp(min=0))
+    return replace(layers, source=source, shadow=shadow,
+                   light=(unoccluded - still*shadow).clamp(min=0))
 
 # %% ../nbs/01_composition.ipynb #cell-026
 def envelope(
@@ -167,7 +172,8 @@ def envelope(
     "What the frames that show a pixel span; where none does, what all of them span."
     hidden = occlusion_mask >= threshold
     hidden = hidden & ~hidden.all(2, keepdim=True)
-    return frames.masked_fill(hidden, torch.inf).amin(2), frames.masked_fill(hidden, -torch.inf).amax(2)
+    return frames.masked_fill(
+        hidden, torch.inf).amin(2), frames.masked_fill(hidden, -torch.inf).amax(2)
 
 def within_envelope(
     source:Tensor,         # (B,3,H,W)
@@ -186,7 +192,8 @@ def sort_frames(
     "Each pixel's values in order, by minima and maxima of whole frames (Batcher's odd-even merge sort): no indices, so fast."
     values = list(frames.unbind(2))
     for i, j in _comparators(len(values)):
-        values[i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+        values[
+            i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
     return values
 
 def majority_interval(
@@ -199,7 +206,8 @@ def majority_interval(
     values = sort_frames(frames.masked_fill(occlusion_mask >= threshold, torch.inf))
     low, high = values[0], values[half]
     for first, last in zip(values[1:], values[half + 1:]):
-        closer = last - first < high - low # never where one of them is hidden: infinite, or not a number
+        # never where one of them is hidden: infinite, or not a number
+        closer = last - first < high - low
         low, high = torch.where(closer, first, low), torch.where(closer, last, high)
     return low, high
 
@@ -211,7 +219,8 @@ def _comparators(n:int)->tuple: # of (i,j), i < j
     while p < n:
         k = p
         while k >= 1:
-            pairs += [(i, i + k) for j in range(k % p, n - k, 2*k) for i in range(j, min(j + k, n - k))
+            pairs += [(i, i + k) for j in range(k % p, n - k, 2*k)
+                      for i in range(j, min(j + k, n - k))
                       if i//(2*p) == (i + k)//(2*p)]
             k //= 2
         p *= 2

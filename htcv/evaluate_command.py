@@ -27,13 +27,16 @@ exit status: 0 all scored; 1 something was broken and named, the rest scored; 2 
 PARTS = ('hard lamps', 'constant light', 'smooth lamps') # of the benchmark
 
 OPTIONS = {
-    '--weights': dict(metavar='FILE', help='a decomposer, as save_decomposer writes it; `fusion` and `fusion-small` '
+    '--weights': dict(metavar='FILE',
+                      help='a decomposer, as save_decomposer writes it; `fusion` and '
+                           '`fusion-small` '
                       'are those that come with the package'),
     '--out': dict(metavar='FOLDER', help='where the report goes (default: SEQUENCES-scores, here)'),
     '--force': dict(action='store_true', help='replace a report that is there'),
     '--threshold': dict(type=float, help='of the mask, chosen on validation data, never on these '
                         'sequences (default: what the weights carry, or else 0.5)'),
-    '--order': dict(choices=('shadow_first', 'light_first'), help='in which the weights were trained to compose '
+    '--order': dict(choices=('shadow_first', 'light_first'),
+                    help='in which the weights were trained to compose '
                     '(default: what they carry, or else shadow_first)'),
     '--split': dict(metavar='CSV', help='only the sequences in its column `id`'),
     '--part': dict(action='append', choices=PARTS,

@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .gain_equalisation import equalise_gains
-from .composition import Layers, canonical_layers, sort_frames, steady_share, within_envelope, within_majority
+from .composition import Layers, canonical_layers, sort_frames, steady_share, within_envelope
+from .composition import within_majority
 from .model_families import Prediction, check_frames, register_family
 from .tone import filmic, linear_to_srgb, srgb_to_linear
 from .tone_curves import expose_planes, widened
@@ -28,30 +29,42 @@ from .tone_curves import expose_planes, widened
 @dataclass(frozen=True)
 class FusionConfig:
     "What shapes the network. The defaults are the preset `fusion`."
-    side:int=128                      # pixels of the longer side at which light, masks and weights are found
-    widths:tuple=(32, 48, 96, 128, 192) # channels of the levels; the finest is at half the working size
+    # pixels of the longer side at which light, masks and weights are found
+    side:int=128
+    # channels of the levels; the finest is at half the working size
+    widths:tuple=(32, 48, 96, 128, 192)
     depths:tuple=(1, 1, 2, 2, 2)      # blocks of each level on the way down; one on the way up
-    attention:int=2                   # layers in which all places of all frames look at each other, coarsest level
+    # layers in which all places of all frames look at each other, coarsest level
+    attention:int=2
     norm_groups:int=8                 # of the group norms
-    set_features:bool=True            # frames meet the mean and the maximum of all frames, at every level
+    # frames meet the mean and the maximum of all frames, at every level
+    set_features:bool=True
     look_again:bool=True              # masks and light are corrected once a first source is known
     blend:bool=True                   # the source is a blend of de-lit frames; else it is painted
     residual:bool=True                # the blend is corrected by a small network
-    refine:bool=True                  # masks are corrected at full size by what the source leaves unexplained
-    relative:bool=False               # light is a correction of the gain-equalised median's, and what all frames share is the source's
+    # masks are corrected at full size by what the source leaves unexplained
+    refine:bool=True
+    # light is a correction of the gain-equalised median's, and what all frames share is the
+    # source's
+    relative:bool=False
 
     def __post_init__(self):
         for name in ('widths', 'depths'): object.__setattr__(self, name, tuple(getattr(self, name)))
-        limits = dict(widths=(1, 1024), depths=(1, 32), side=(32, 1024), attention=(0, 32), norm_groups=(1, 1024))
+        limits = dict(widths=(1, 1024), depths=(1, 32), side=(32, 1024), attention=(0, 32),
+                      norm_groups=(1, 1024))
         for name, (low, high) in limits.items():
             given = getattr(self, name)
             values = given if isinstance(given, tuple) else (given,)
             if len(values) > 8 or not all(type(x) is int and low <= x <= high for x in values):
-                raise ValueError(f'{name} must be whole numbers from {low} to {high}, at most 8; got {given!r}')
+                raise ValueError(f'{name} must be whole numbers from {low} to {high}, at most 8; '
+                                 f'got {given!r}')
         if len(self.widths) != len(self.depths) or len(self.widths) < 2:
-            raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for each of 2 levels or more')
+            raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for '
+                             f'each of 2 levels or more')
         wrong = [w for w in self.widths if w % self.norm_groups]
-        if wrong: raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} norm_groups')
+        if wrong:
+            raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} '
+                             f'norm_groups')
 
 # %% ../nbs/41_fusion.ipynb #cell-009
 def expose(
@@ -107,7 +120,8 @@ class SetBlock(nn.Module):
         set_features:bool, # False: every frame for itself
     ):
         super().__init__()
-        self.norm, self.first = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm, self.first = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3,
+            padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.common = nn.Conv2d(2*channels, channels, 1) if set_features else None
         nn.init.zeros_(self.second.bias); self.second.weight.data.mul_(.3)
@@ -143,9 +157,11 @@ class Gathering(nn.Module):
         n_frames:int, # T
     )->Tensor: # the same shape
         H, W = x.shape[-2:]
-        if self.positions is not None: x = x + self.positions(_waves(H, W, x.device)).permute(2, 0, 1)
+        if self.positions is not None:
+            x = x + self.positions(_waves(H, W, x.device)).permute(2, 0, 1)
         y = rearrange(x, '(b t) c h w -> b (t h w) c', t=n_frames)
-        qkv = rearrange(self.query_key_value(self.norm(y)), 'b n (three g c) -> three b g n c', three=3, g=self.heads)
+        qkv = rearrange(self.query_key_value(self.norm(y)), 'b n (three g c) -> three b g n c',
+                        three=3, g=self.heads)
         y = y + self.output(rearrange(F.scaled_dot_product_attention(*qkv), 'b g n c -> b n (g c)'))
         y = y + self.mlp(y)
         return rearrange(y, 'b (t h w) c -> (b t) c h w', t=n_frames, h=H, w=W)
@@ -167,11 +183,15 @@ class SetUNet(nn.Module):
         config:FusionConfig
     ):
         super().__init__()
-        widths, block = config.widths, lambda w: SetBlock(w, config.norm_groups, config.set_features)
+        widths, block = config.widths, lambda w: SetBlock(w, config.norm_groups,
+                                                          config.set_features)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.levels = nn.ModuleList(nn.ModuleList(block(w) for _ in range(n)) for w, n in zip(widths, config.depths))
-        self.gathering = nn.ModuleList(Gathering(widths[-1], positions=config.relative) for _ in range(config.attention))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1)
+                                  for a, b in zip(widths, widths[1:]))
+        self.levels = nn.ModuleList(nn.ModuleList(block(w) for _ in range(n))
+                                    for w, n in zip(widths, config.depths))
+        self.gathering = nn.ModuleList(Gathering(widths[-1], positions=config.relative)
+                                       for _ in range(config.attention))
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(widths, widths[1:]))
         self.back = nn.ModuleList(block(w) for w in widths[:-1])
 
@@ -200,7 +220,8 @@ class PerPixel(nn.Linear):
         return torch.bmm(self.weight.expand(len(x), -1, -1), x).add_(self.bias[:, None])
 
 # %% ../nbs/41_fusion.ipynb #cell-019
-MAPS = dict(stops=3, shading=3, gloss=3, weight=3, mask=1, alpha=1) # what is said of each frame -> channels
+# what is said of each frame -> channels
+MAPS = dict(stops=3, shading=3, gloss=3, weight=3, mask=1, alpha=1)
 
 @dataclass
 class Reading:
@@ -253,7 +274,8 @@ def delit(
     curve:Tensor,    # (B,2), see `expose`
 )->Tensor: # (B,3,T,H,W): each frame's idea of the source
     "Every frame with its light taken off."
-    return expose(frames, -(reading.stops + reading.shading), curve, less=reading.gloss*reading.shading.exp2())
+    return expose(frames, -(reading.stops + reading.shading), curve,
+                  less=reading.gloss*reading.shading.exp2())
 
 # %% ../nbs/41_fusion.ipynb #cell-025
 def blend(
@@ -284,14 +306,17 @@ class FusionPrediction(Prediction):
     confidence:Tensor|None=None # (B,1,H,W) in [0,1]: 0 where no frame shows the picture
     weights:Tensor|None=None    # (B,3,T,H,W), sum 1 over T: whom the source believes
     views:Tensor|None=None      # (B,3,T,H,W): each frame's own idea of the source
-    first:Tensor|None=None      # (B,3,h,w): the source before the second look, at half the working size
+    # (B,3,h,w): the source before the second look, at half the working size
+    first:Tensor|None=None
     curve:Tensor|None=None      # (B,2): how filmic the camera is, and its contrast
     unbounded:Tensor|None=None  # (B,3,H,W): the source before it was kept within the envelope
-    error:Tensor|None=None      # (B,1,H,W): expected absolute error of the source, from models that estimate it
+    # (B,1,H,W): expected absolute error of the source, from models that estimate it
+    error:Tensor|None=None
 
     def layers(self)->Layers:
         "All five layers, and the opacity."
-        return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb, self.alpha)
+        return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb,
+                      self.alpha)
 
 # %% ../nbs/41_fusion.ipynb #cell-029
 class Fusion(nn.Module):
@@ -303,7 +328,8 @@ class Fusion(nn.Module):
         self.config, width, n_maps = config, config.widths[0], sum(MAPS.values())
         self.net, common = SetUNet(4*(12 if config.relative else 6), config), 2*config.widths[-1]
         self.maps = nn.Conv2d(width, n_maps, 3, padding=1)
-        self.camera = nn.Sequential(nn.Linear(common, 64), nn.ReLU(), nn.Linear(64, 2 if config.relative else 5))
+        self.camera = nn.Sequential(nn.Linear(common, 64), nn.ReLU(),
+                                    nn.Linear(64, 2 if config.relative else 5))
         self.habits = nn.Parameter(torch.tensor([4., 2., 6.]))
         self.trust = nn.Parameter(torch.tensor(2.2 if config.relative else .8))
         if config.look_again:
@@ -318,7 +344,8 @@ class Fusion(nn.Module):
             self.painter = nn.Sequential(nn.Conv2d(2*width + 12, 2*width, 3, padding=1), nn.ReLU(),
                                          nn.Conv2d(2*width, width, 3, padding=1), nn.ReLU(),
                                          nn.Conv2d(width, 4*6, 3, padding=1))
-        self.rim = nn.Sequential(PerPixel(11, 24), nn.ReLU(True), PerPixel(24, 24), nn.ReLU(True), PerPixel(24, 1))
+        self.rim = nn.Sequential(PerPixel(11, 24), nn.ReLU(True), PerPixel(24, 24), nn.ReLU(True),
+                                 PerPixel(24, 1))
         last = [self.maps, self.fine, self.camera[-1], self.rim[-1]]
         if config.residual or not config.blend: last.append(self.painter[-1])
         if config.relative: last += [self.reference, self.offset, self.error]
@@ -337,7 +364,8 @@ class Fusion(nn.Module):
 @patch
 def half_precision(self:Fusion, x:Tensor):
     "Convolutions in bfloat16 while training, on processors and cards that know it (others emulate it, many times slower); never for a result."
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=self.training and knows_bfloat16(x.device.type))
+    return torch.autocast(x.device.type, torch.bfloat16,
+                          enabled=self.training and knows_bfloat16(x.device.type))
 
 @functools.cache
 def knows_bfloat16(
@@ -354,12 +382,14 @@ def see(self:Fusion,
     "What the network looks at: the frames, and how each differs from the median of all, in powers of two."
     if self.config.relative: return self.encode_relative(small)
     logs = (srgb_to_linear(small) + .004).log2()
-    middle = sort_frames(logs)[(logs.shape[2] - 1)//2].unsqueeze(2) # the lower median, in operations that ONNX knows
+    # the lower median, in operations that ONNX knows
+    middle = sort_frames(logs)[(logs.shape[2] - 1)//2].unsqueeze(2)
     away = (logs - middle)
     x = torch.cat([2*small - 1, .3*away], dim=1)
     x = F.pixel_unshuffle(rearrange(x, 'b c t h w -> (b t) c h w'), 2)
     features, common = self.net(x, small.shape[2])
-    smooth = resized(resized(away, tuple(max(2, n//8) for n in small.shape[-2:])), tuple(n//2 for n in small.shape[-2:]))
+    smooth = resized(resized(away, tuple(max(2, n//8) for n in small.shape[-2:])),
+                     tuple(n//2 for n in small.shape[-2:]))
     return features, self.camera(common.float()), self.trust*smooth
 
 @patch
@@ -368,7 +398,7 @@ def encode_relative(self:Fusion,
 )->tuple: # as `see`
     "The classical estimate first (chapter 08): each frame's smooth gain, and what the equalised frame shows beyond the median."
     half = tuple(n//2 for n in small.shape[-2:])
-    gains, middle = equalise_gains(small, side=max(small.shape[-2:]))
+    gains, middle = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))
     logs = small.clamp(min=1/64).log2()
     rest = logs - gains - middle.clamp(min=1/64).log2().unsqueeze(2)
     away = logs - sort_frames(logs)[(logs.shape[2] - 1)//2].unsqueeze(2)
@@ -385,7 +415,8 @@ def without_common(self:Fusion,
     "Level and tint that the source takes over: a smooth mixture of the frames' own, so zero where their light is alike."
     T, size = reading.mask.shape[2], tuple(max(2, n//4) for n in features.shape[-2:])
     shown = 1 - reading.mask.detach().sigmoid()
-    def pool(x): return F.adaptive_avg_pool2d(x.flatten(0, 2)[None], size)[0].view(*x.shape[:3], *size)
+    def pool(x):
+        return F.adaptive_avg_pool2d(x.flatten(0, 2)[None], size)[0].view(*x.shape[:3], *size)
     low = pool(reading.stops*shown)/pool(shown).clamp(min=1e-3)
     pooled_features = F.adaptive_avg_pool2d(features.float(), size)
     logits = self.reference(pooled_features).unflatten(0, (-1, T)).transpose(1, 2)
@@ -395,7 +426,8 @@ def without_common(self:Fusion,
     level = level + spread*self.offset(pooled(pooled_features, T))
     level = clamp_leaky(level, low.amin(2), low.amax(2))
     level = F.interpolate(level, size=reading.mask.shape[-2:], mode='bilinear').unsqueeze(2)
-    return replace(reading, stops=reading.stops - level, shading=reading.shading - reading.shading.amax(2, keepdim=True),
+    return replace(reading, stops=reading.stops - level,
+                   shading=reading.shading - reading.shading.amax(2, keepdim=True),
                    gloss=reading.gloss - reading.gloss.amin(2, keepdim=True))
 
 @patch
@@ -423,7 +455,8 @@ def look(self:Fusion,
     first, _ = blend(shrunk, coarse, delit(shrunk, coarse, curve), self.habits)
     if self.config.look_again: features = self.news(features, shrunk, coarse, first, curve)
     with self.half_precision(small):
-        if self.config.relative: fine = self.fine(F.interpolate(features, scale_factor=2, mode='bilinear'))
+        if self.config.relative:
+            fine = self.fine(F.interpolate(features, scale_factor=2, mode='bilinear'))
         else: fine = F.pixel_shuffle(self.fine(features), 2)
     up = F.interpolate(plain.float(), scale_factor=2, mode='bilinear')
     reading = read(up + fine.float(), resized(start, small.shape[-2:]), T)
@@ -431,11 +464,14 @@ def look(self:Fusion,
     return reading, curve, features, first
 
 @patch
-def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tensor, curve:Tensor)->Tensor:
+def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tensor,
+         curve:Tensor)->Tensor:
     "Features that also know the first source, and what each frame shows beyond it."
     still = first.unsqueeze(2)
-    made = expose(still, coarse.stops + coarse.shading, curve, more=coarse.gloss*coarse.shading.exp2())
-    news = torch.cat([2*still.expand_as(frames) - 1, 4*(frames - made), .3*coarse.stops, .3*coarse.shading, coarse.mask.sigmoid()], dim=1)
+    made = expose(still, coarse.stops + coarse.shading, curve,
+                  more=coarse.gloss*coarse.shading.exp2())
+    news = torch.cat([2*still.expand_as(frames) - 1, 4*(frames - made), .3*coarse.stops,
+                      .3*coarse.shading, coarse.mask.sigmoid()], dim=1)
     news = rearrange(news, 'b c t h w -> (b t) c h w')
     with self.half_precision(frames):
         x = features + F.relu(self.again(torch.cat([features, news.to(features.dtype)], dim=1)))
@@ -464,9 +500,11 @@ class Plan:
     gain:Tensor|None  # (B,3,h,w): correction of the blend in powers of two
     more:Tensor|None  # (B,3,h,w): and what is added
     first:Tensor      # (B,3,h/2,w/2): the source before the second look
-    small:tuple       # what `blend` and `delit` gave: source (B,3,h,w), weights and views (B,3,T,h,w)
+    # what `blend` and `delit` gave: source (B,3,h,w), weights and views (B,3,T,h,w)
+    small:tuple
     steady:Tensor     # (B,1,h,w): share of the neighbourhood in which most frames agree
-    error:Tensor|None=None # (B,1,h/2,w/2): logarithm of the expected error, where the model estimates it
+    # (B,1,h/2,w/2): logarithm of the expected error, where the model estimates it
+    error:Tensor|None=None
 
 @patch
 def plan(self:Fusion,
@@ -480,8 +518,10 @@ def plan(self:Fusion,
     views = delit(small, reading, curve)
     source, weights = blend(small, reading, views, self.habits)
     gain = more = None
-    if self.config.residual or not self.config.blend: gain, more = self.paint(source, features, frames.shape[2])
-    error = self.error(pooled(features.float(), frames.shape[2])) - 3.5 if self.config.relative else None
+    if self.config.residual or not self.config.blend:
+        gain, more = self.paint(source, features, frames.shape[2])
+    error = self.error(pooled(features.float(),
+                              frames.shape[2])) - 3.5 if self.config.relative else None
     steady = steady_share(small, reading.mask.sigmoid())
     return Plan(reading, curve, gain, more, first, (source, weights, views), steady, error)
 
@@ -496,7 +536,8 @@ def enlarged(
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1] # smoothed first, so as a whole
     if tuple(x.shape[-2:]) == box[2:] == tuple(size): return x
     if shrinks or box == (0, 0, *size):
-        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear', antialias=shrinks)[0]
+        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear',
+                              antialias=shrinks)[0]
         return whole.unflatten(0, x.shape[:-2])[..., top:top + rows, left:left + columns]
     if torch.is_inference_mode_enabled() and x.device.type == 'cpu':
         x = enlarged_axis(x, -2, size[0], top, rows)
@@ -514,7 +555,8 @@ def enlarged_axis(
     "Linear interpolation along one axis, of a part."
     length = x.shape[axis]
     if n == length == whole: return x
-    at = (torch.arange(start, start + n, device=x.device, dtype=torch.float32) + .5)*length/whole - .5
+    at = (torch.arange(start, start + n, device=x.device, dtype=torch.float32)
+          + .5)*length/whole - .5
     at = at.clamp(0, length - 1)
     low = at.long()
     high, share = (low + 1).clamp(max=length - 1), (at - low).to(x)
@@ -530,10 +572,14 @@ def refined(self:Fusion,
     curve:Tensor,    # (B,2)
 )->Tensor: # (B,1,T,H,W) logits of the mask
     "The enlarged mask, corrected pixel by pixel where frame and recomposition differ."
-    with torch.no_grad(): # the mask learns from the difference; the source must not bend to suit the mask
-        off = frames - expose(source.unsqueeze(2), reading.stops + reading.shading, curve, more=reading.gloss*reading.shading.exp2())
-    pieces = zip(*(x.flatten(2).split(2**13, -1) for x in (reading.mask, off, frames))) # these fit a processor's cache
-    with self.half_precision(frames): change = torch.cat([self.rim(rim_inputs(*piece)) for piece in pieces], -1)
+    # the mask learns from the difference; the source must not bend to suit the mask
+    with torch.no_grad():
+        off = frames - expose(source.unsqueeze(2), reading.stops + reading.shading, curve,
+                              more=reading.gloss*reading.shading.exp2())
+    # these fit a processor's cache
+    pieces = zip(*(x.flatten(2).split(2**13, -1) for x in (reading.mask, off, frames)))
+    with self.half_precision(frames):
+        change = torch.cat([self.rim(rim_inputs(*piece)) for piece in pieces], -1)
     return reading.mask + change.float().view_as(reading.mask)
 
 def rim_inputs(
@@ -562,7 +608,9 @@ def carry_out(self:Fusion,
     def fit(x): return None if x is None else enlarged(x, size, box)
     curve = plan.curve
     reading = Reading(*[fit(getattr(plan.reading, f.name)) for f in fields(Reading)])
-    if tuple(frames.shape[-2:]) == size == tuple(plan.reading.mask.shape[-2:]): source, weights, views = plan.small # nothing is left to do
+    # nothing is left to do
+    if tuple(frames.shape[-2:]) == size == tuple(plan.reading.mask.shape[-2:]):
+        source, weights, views = plan.small
     else:
         views = delit(frames, reading, curve)
         source, weights = blend(frames, reading, views, self.habits)
@@ -574,14 +622,16 @@ def carry_out(self:Fusion,
     elif gain is not None: source = (source*gain.exp2() + more).clamp(0, 1)
     mask, unbounded = reading.mask.sigmoid(), source
     hidden = mask if seen is None else mask.where(seen, 1)
-    source = within_envelope(within_majority(unbounded, frames, hidden, fit(plan.steady)), frames, hidden)
+    source = within_envelope(within_majority(unbounded, frames, hidden, fit(plan.steady)), frames,
+                             hidden)
     shadow, light = lighting(unbounded, reading, curve, source) if lit else (None, None)
     sure = confidence(frames, hidden, reading.stops + reading.shading)
     error = None
     if plan.error is not None:
         error = expected_error(fit(plan.error), weights, views, unbounded, self.spread)
         sure = sure*(-error/TOLERANCE).exp()
-    return FusionPrediction(source, shadow, light, reading.mask, frames, mask*reading.alpha.sigmoid(),
+    return FusionPrediction(source, shadow, light, reading.mask, frames,
+                            mask*reading.alpha.sigmoid(),
                             sure, weights, views, plan.first, curve, unbounded, error)
 
 @patch
@@ -634,5 +684,6 @@ def confidence(
 # %% ../nbs/41_fusion.ipynb #cell-046
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(relative=True, residual=False),
-    'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1, norm_groups=8, side=96,
+    'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,
+                                 norm_groups=8, side=96,
                                  relative=True, residual=False)})

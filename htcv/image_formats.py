@@ -87,6 +87,7 @@ def with_chunks(
     if profile: parts[b'iCCP'] = b'ICC profile\0\0' + zlib.compress(profile)
     if dpi: parts[b'pHYs'] = struct.pack('>IIB', *(round(x/.0254) for x in dpi), 1)
     if exif: parts[b'eXIf'] = exif.removeprefix(b'Exif\0\0')
-    chunks = [struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+    chunks = [struct.pack('>I', len(body)) + kind + body
+              + struct.pack('>I', zlib.crc32(kind + body))
               for kind, body in parts.items()]
     return png[:33] + b''.join(chunks) + png[33:] # 33: signature and header

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from .colour_profiles import convert_colours, profile_space, same_colours
 from .files import printable
-from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, image_format, png_chunks, png_exif
-from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages, tiff_tag
+from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, image_format, png_chunks
+from .image_formats import png_exif
+from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages
+from .tiff_images import tiff_tag
 from .tiff_images import upright
 
 # %% ../nbs/01_images.ipynb #cell-003
@@ -56,7 +58,8 @@ def unreadable(
     reason = str(error).strip() or type(error).__name__
     if isinstance(error, MemoryError) or 'memory' in reason.lower():
         return MemoryError(f'not enough memory to read {_called(path)}')
-    return ValueError(f'{_called(path)} is damaged or no picture ({reason}): replace it or take it out')
+    return ValueError(f'{_called(path)} is damaged or no picture ({reason}): replace it or take it '
+                      f'out')
 
 def _called(path)->str:
     "The path, and which image of the file, as a person would say it."
@@ -67,14 +70,16 @@ def _refused(path, kind:str)->ValueError:
     "A file that is whole, and is no picture that is read here."
     if not kind: return unreadable(path, 'unknown format')
     if kind == 'raw':
-        return ValueError(f'{printable(path)} is a raw file: install `htcv[raw]` to have it developed, or '
+        return ValueError(f'{printable(path)} is a raw file: install `htcv[raw]` to have it '
+                          f'developed, or '
                           'develop it yourself, alike for all, to TIFF or JPEG')
     return ValueError(f'{printable(path)} is a {kind} file: save it as TIFF, PNG or JPEG')
 
 def _check_size(path, width:int, height:int)->None:
     "Refuses bombs, and pictures of nothing."
     if width*height > MAX_PIXELS:
-        raise ValueError(f'{printable(path)} claims more than {MAX_PIXELS:,} pixels ({width}×{height}): '
+        raise ValueError(f'{printable(path)} claims more than {MAX_PIXELS:,} pixels '
+                         f'({width}×{height}): '
                          'scale it down first')
     if not width*height: raise unreadable(path, 'it is empty')
 
@@ -117,7 +122,8 @@ def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
     Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS # asked below
     try:
         picture = _open_pillow(data, kind)
-        (width, height), n_pages = picture.size, 1 if kind == 'JPEG' else getattr(picture, 'n_frames', 1)
+        (width, height), n_pages = picture.size, 1 if kind == 'JPEG' else getattr(
+            picture, 'n_frames', 1)
     except Exception as error: raise unreadable(path, error) from error
     finally: Image.MAX_IMAGE_PIXELS = limit
     _check_size(path, width, height)
@@ -149,7 +155,8 @@ def _tiff_header(data:bytes, path, number:int=0)->ImageHeader:
     _check_size(path, width, height)
     turn = turn if turn in range(1, 9) else 1
     profile = bytes(profile) if isinstance(profile, (bytes, tuple)) else None
-    return ImageHeader('TIFF', (width, height) if turn >= 5 else (height, width), turn, frames, left,
+    return ImageHeader('TIFF', (width, height) if turn >= 5 else (height, width), turn, frames,
+                       left,
                        profile, _dpi(dots), exif)
 
 # %% ../nbs/01_images.ipynb #cell-014
@@ -168,7 +175,8 @@ def _raw_size(path)->tuple:
                 raw.sizes.height, raw.sizes.width)
     except MemoryError: raise
     except Exception as error:
-        raise ValueError(f'{printable(path)} is a raw file that LibRaw cannot develop ({error}): develop it '
+        raise ValueError(f'{printable(path)} is a raw file that LibRaw cannot develop ({error}): '
+                         f'develop it '
                          'yourself, alike for all, to TIFF or JPEG') from error
     _check_size(path, *size[::-1])
     return size
@@ -183,7 +191,8 @@ def read_header(
     if Path(path).suffix.lower() in RAW_SUFFIXES and kind in ('', 'TIFF'): kind = 'raw'
     header = None
     if kind == 'TIFF': header = _tiff_header(data, path, getattr(path, 'page', 0))
-    if kind == 'raw' or header and header.format == 'raw': return ImageHeader('raw', _raw_size(path))
+    if kind == 'raw' or header and header.format == 'raw':
+        return ImageHeader('raw', _raw_size(path))
     if kind not in IMAGE_FORMATS: raise _refused(path, kind)
     header = header or _pillow_header(data, kind, path)
     if len(header.pages) > MAX_PAGES:
@@ -220,7 +229,8 @@ def expand_pages(
 )->tuple[list, tuple]: # its frames as paths, and what of it is no frame
     "The path itself, or a path for each image of the file."
     if isinstance(path, ImagePage): return [path], ()
-    if image_format(_head(path)) not in ('TIFF', 'GIF', 'WEBP', 'PNG', 'AVIF', 'HEIF'): return [path], ()
+    if image_format(_head(path)) not in ('TIFF', 'GIF', 'WEBP', 'PNG', 'AVIF', 'HEIF'):
+        return [path], ()
     header = read_header(path)
     if header.pages == (0,): return [path], header.left_out
     return [image_page(path, page) for page in header.pages], header.left_out
@@ -311,7 +321,8 @@ def decode_image(
         if ink: array = _from_cmyk(array, header.profile)
         array, header.profile = _to_rgb(array, header.profile)
     except UnfitTiff as error:
-        raise ValueError(f'{_called(path)} {error}: save it as RGB or grey with 8 or 16 bits') from error
+        raise ValueError(
+            f'{_called(path)} {error}: save it as RGB or grey with 8 or 16 bits') from error
     except Exception as error: raise unreadable(path, error) from error
     array = upright(array, header.orientation)
     if array.shape[:2] != header.size:
@@ -333,12 +344,15 @@ def decode_draft(
     data = read_bytes(path)
     if image_format(data[:64]) != 'JPEG': return None
     header = read_header(path, data)
-    step = next((n for n in (8, 4, 2) if max(header.size) >= n*side and not any(x % n for x in header.size)), 1)
+    step = next((n for n in (8, 4, 2) if max(header.size) >= n*side
+                 and not any(x % n for x in header.size)), 1)
     if step == 1: return None
-    height, width = (x//step for x in (header.size if header.orientation < 5 else header.size[::-1]))
+    height, width = (x//step for x in (header.size if header.orientation < 5
+                                       else header.size[::-1]))
     try: array = simplejpeg.decode_jpeg(data, 'GRAY', min_height=height, min_width=width)[..., 0]
     except ValueError: return None # read in full it will say what is wrong
-    return (upright(array, header.orientation), header.size) if array.shape == (height, width) else None
+    return (upright(array, header.orientation),
+            header.size) if array.shape == (height, width) else None
 
 # %% ../nbs/01_images.ipynb #cell-025
 def to_tensor(

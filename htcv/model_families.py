@@ -35,7 +35,8 @@ class Prediction:
         "All five layers; a `ValueError` names the heads that are missing."
         missing = [f.name for f in fields(self) if getattr(self, f.name) is None]
         if missing:
-            raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of {HEADS}')
+            raise ValueError(f'no layers without {", ".join(missing)}: ask the model for all of '
+                             f'{HEADS}')
         return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb)
 
 # %% ../nbs/03_model_families.ipynb #cell-006

@@ -31,12 +31,14 @@ from .training import Settings, SyntheticPool, train
 PICTURES = ('pseudo', 'target', 'predicted', 'exact') # X below the occluders
 LABELS = ('difference', 'ratio', 'exact')             # what the mask may be told
 WEIGHTINGS = ('batch', 'data', 'none', 'focal')       # of the few positives among many negatives
-STARTS = ('mask', 'exact', 'fresh') # the head before: after §3.2.1, likewise from exact masks, untrained
+# the head before: after §3.2.1, likewise from exact masks, untrained
+STARTS = ('mask', 'exact', 'fresh')
 
 @dataclass(frozen=True)
 class MaskRun:
     "What one run of the occlusion head is told, and what its mask costs."
-    picture:str='pseudo'         # one of `PICTURES`: version 1 is pseudo, version 2 target or predicted
+    # one of `PICTURES`: version 1 is pseudo, version 2 target or predicted
+    picture:str='pseudo'
     mode:str='soft'              # ⊕, see `reconstruct`
     rgb:float=1.                 # weight of the recomposition; 0 trains the mask alone, as §3.2.1
     decay:float=0.               # λ_d

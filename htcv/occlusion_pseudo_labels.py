@@ -55,7 +55,8 @@ def dissimilarity(
         raise ValueError(f'window must be odd and at least 3; got {window}')
     a, b = (grey(x).transpose(1, 2).flatten(0, 1) for x in (frames, picture))
     if width is not None and width <= 0: raise ValueError(f'width must be positive; got {width}')
-    similarity = _wide_ssim(a, b, width) if width else kornia.metrics.ssim(a, b, window, padding='same')
+    similarity = _wide_ssim(
+        a, b, width) if width else kornia.metrics.ssim(a, b, window, padding='same')
     return (1 - similarity).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-012

@@ -37,12 +37,14 @@ class Node:
 # %% ../nbs/59_openraster.ipynb #cell-007
 def _readable(name:str)->str:
     "The name without what XML 1.0 cannot hold."
-    def fits(c): return c in '\t\n\r' or ' ' <= c <= '\ud7ff' or '\ue000' <= c <= '\ufffd' or c > '\uffff'
+    def fits(c):
+        return c in '\t\n\r' or ' ' <= c <= '\ud7ff' or '\ue000' <= c <= '\ufffd' or c > '\uffff'
     return ''.join(c if fits(c) else '\ufffd' for c in str(name))
 
 def _to_xml(node:Node)->xml.Element:
     "One node, and below it its children."
-    facts = {'name': _readable(node.name), 'composite-op': node.operation, 'opacity': f'{node.opacity:g}',
+    facts = {'name': _readable(node.name), 'composite-op': node.operation,
+             'opacity': f'{node.opacity:g}',
              'visibility': 'visible' if node.visible else 'hidden'}
     if node.file: return xml.Element('layer', facts | {'src': node.file, 'x': '0', 'y': '0'})
     group = xml.Element('stack', facts | {'isolation': 'isolate'})
@@ -78,8 +80,10 @@ def _pictures(
     profile:bytes|None, # ICC
 )->Iterator[tuple]: # title, operation, PNG or None for the source's; topmost first
     "What a frame's group is made of."
-    if frames is not None: yield 'photograph', SOURCE_OVER, png_bytes(frames[0, :, t], profile=profile)
-    yield 'occlusion', SOURCE_OVER, png_bytes(layers.occlusion_rgb[0, :, t], layers.occlusion_mask[0, :, t], profile)
+    if frames is not None:
+        yield 'photograph', SOURCE_OVER, png_bytes(frames[0, :, t], profile=profile)
+    yield 'occlusion', SOURCE_OVER, png_bytes(layers.occlusion_rgb[0, :, t],
+                                              layers.occlusion_mask[0, :, t], profile)
     yield 'light', PLUS, png_bytes(layers.light[0, :, t], profile=profile)
     yield 'shadow', MULTIPLY, png_bytes(layers.shadow[0, :, t], profile=profile)
     yield 'source', SOURCE_OVER, None
@@ -109,7 +113,8 @@ def _write_archive(
                 group.children.append(Node(title, operation, file, visible=title != 'photograph'))
             groups.append(group)
         nodes = [*groups, Node('source', file=source)]
-        _put(archive, 'stack.xml', _stack_xml(nodes, layers.source.shape[-2:]), zipfile.ZIP_DEFLATED)
+        _put(archive, 'stack.xml', _stack_xml(nodes, layers.source.shape[-2:]),
+             zipfile.ZIP_DEFLATED)
         _put_previews(archive, nodes, profile)
 
 # %% ../nbs/59_openraster.ipynb #cell-012
@@ -119,7 +124,8 @@ def _put_previews(archive:zipfile.ZipFile, nodes:list, profile:bytes|None, side:
     scale = min(1, side/max(merged.shape[-2:]))
     small = [max(1, round(n*scale)) for n in merged.shape[-2:]]
     _put(archive, 'mergedimage.png', png_bytes(merged, profile=profile))
-    _put(archive, 'Thumbnails/thumbnail.png', png_bytes(F.interpolate(merged[None], small, mode='bilinear', antialias=True)[0],
+    _put(archive, 'Thumbnails/thumbnail.png',
+         png_bytes(F.interpolate(merged[None], small, mode='bilinear', antialias=True)[0],
                                                            profile=profile))
 
 # %% ../nbs/59_openraster.ipynb #cell-013
@@ -134,10 +140,12 @@ def write_openraster(
     path, T = Path(path), layers.shadow.shape[2]
     names = [f'frame {t + 1}' for t in range(T)] if names is None else list(names)
     if path.suffix.lower() != '.ora': raise ValueError(f'{path.name} must end in .ora')
-    if len(layers) != 1: raise ValueError(f'a file holds one sequence, layers hold {len(layers)}: take layers[0]')
+    if len(layers) != 1:
+        raise ValueError(f'a file holds one sequence, layers hold {len(layers)}: take layers[0]')
     if len(names) != T: raise ValueError(f'{len(names)} names for {T} frames')
     wanted = (1, 3, T, *layers.source.shape[-2:])
-    if frames is not None and tuple(frames.shape) != wanted: raise ValueError(f'frames must be {wanted}; got {tuple(frames.shape)}')
+    if frames is not None and tuple(frames.shape) != wanted:
+        raise ValueError(f'frames must be {wanted}; got {tuple(frames.shape)}')
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f'.{os.getpid()}.ora.part')
     try:
@@ -153,9 +161,11 @@ def _from_xml(element:xml.Element)->Node:
     node = Node(facts.get('name', ''), facts.get('composite-op', SOURCE_OVER), facts.get('src'),
                 facts.get('visibility', 'visible') == 'visible', float(facts.get('opacity', 1)))
     node.children = [_from_xml(child) for child in element if child.tag in ('layer', 'stack')]
-    if element.tag == 'layer' and not node.file: raise ValueError(f'layer {node.name!r} names no picture')
+    if element.tag == 'layer' and not node.file:
+        raise ValueError(f'layer {node.name!r} names no picture')
     if any(float(facts.get(axis, 0)) for axis in 'xy'):
-        raise ValueError(f'layer {node.name!r} does not begin at the corner: only layers as large as the picture are read')
+        raise ValueError(f'layer {node.name!r} does not begin at the corner: only layers as large '
+                         f'as the picture are read')
     return node
 
 def read_openraster(
@@ -166,7 +176,8 @@ def read_openraster(
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.read('mimetype') != b'image/openraster': raise ValueError('its mimetype is another')
+            if archive.read('mimetype') != b'image/openraster':
+                raise ValueError('its mimetype is another')
             image = xml.fromstring(archive.read('stack.xml'))
         return [_from_xml(element) for element in image.find('stack')]
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, xml.ParseError) as error:
@@ -183,7 +194,9 @@ def _overlay(
     if operation == PLUS: return torch.cat([x + y, a + b]).clamp(max=1)
     if operation == SOURCE_OVER: colour = y + x*(1 - b)
     elif operation == MULTIPLY: colour = y*(1 - a) + x*(1 - b) + x*y
-    else: raise ValueError(f'the operation {operation!r} is not known here, only {SOURCE_OVER}, {MULTIPLY} and {PLUS}')
+    else:
+        raise ValueError(f'the operation {operation!r} is not known here, only {SOURCE_OVER}, '
+                         f'{MULTIPLY} and {PLUS}')
     return torch.cat([colour, a + b - a*b])
 
 def _flatten(nodes:list, archive:zipfile.ZipFile)->Tensor: # (4,H,W), colour times alpha, and alpha
@@ -195,7 +208,8 @@ def _flatten(nodes:list, archive:zipfile.ZipFile)->Tensor: # (4,H,W), colour tim
         elif not any(child.visible for child in node.children): continue
         else: above = _flatten(node.children, archive)
         above = above*node.opacity
-        canvas = _overlay(torch.zeros_like(above) if canvas is None else canvas, above, node.operation)
+        canvas = _overlay(torch.zeros_like(above) if canvas is None else canvas, above,
+                          node.operation)
     if canvas is None: raise ValueError('no layer is visible')
     return canvas
 
@@ -203,10 +217,12 @@ def _flatten(nodes:list, archive:zipfile.ZipFile)->Tensor: # (4,H,W), colour tim
 def _layer(archive:zipfile.ZipFile, file:str)->Tensor: # (4,H,W), colour times alpha, and alpha
     "One picture of the file."
     stored = cv2.imdecode(np.frombuffer(archive.read(file), np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.ndim != 3 or stored.dtype != np.uint8: raise ValueError(f'{file} is no colour PNG of 8 bits')
+    if stored is None or stored.ndim != 3 or stored.dtype != np.uint8:
+        raise ValueError(f'{file} is no colour PNG of 8 bits')
     order = [2, 1, 0, 3][:stored.shape[-1]]
     x = torch.from_numpy(stored[..., order].astype(np.float32)/255).permute(2, 0, 1)
-    return torch.cat([x[:3]*x[3:], x[3:]]) if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
+    return torch.cat(
+        [x[:3]*x[3:], x[3:]]) if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
 def flatten_openraster(
     path:str|Path,       # one `.ora`
@@ -217,7 +233,8 @@ def flatten_openraster(
     nodes = read_openraster(path)
     groups = [node for node in nodes if not node.file]
     if frame is not None:
-        if not -len(groups) <= frame < len(groups): raise ValueError(f'frame {frame} of {len(groups)}: they count from 0')
+        if not -len(groups) <= frame < len(groups):
+            raise ValueError(f'frame {frame} of {len(groups)}: they count from 0')
         nodes = [groups[frame]]
         nodes[0].visible = True
         for child in nodes[0].children: child.visible = child.visible and child.name not in hide

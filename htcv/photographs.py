@@ -23,7 +23,8 @@ from torch import Tensor
 from .colour_profiles import common_profile, convert_colours, profile_name, same_colours
 from .files import check_space, natural, printable, reserve
 from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, file_format
-from .images import (ImageHeader, decode_draft, decode_image, expand_pages, image_size, photograph_exif, read_header,
+from .images import (ImageHeader, decode_draft, decode_image, expand_pages, image_size,
+                         photograph_exif, read_header,
                          read_image)
 from .registration import (SIDE, ENOUGH, Match, feature_picture, match_photographs, moved,
                                plausible, refine_patches, warped)
@@ -53,17 +54,23 @@ def _in_folder(folder:Path)->tuple[list, dict]: # paths in order, and name -> wh
     "The photographs of a folder."
     reasons = {path: _unfit(path) for path in folder.iterdir()}
     stems = {path.stem for path, reason in reasons.items() if not reason and not _is_raw(path)}
-    reasons |= {path: 'the raw file of a photograph that is here' for path, reason in reasons.items()
+    reasons |= {path: 'the raw file of a photograph that is here'
+                for path, reason in reasons.items()
                 if not reason and _is_raw(path) and path.stem in stems}
-    found = sorted((path for path, reason in reasons.items() if not reason), key=lambda path: natural(path.name))
+    found = sorted((path for path, reason in reasons.items() if not reason),
+                   key=lambda path: natural(path.name))
     ours = _frames_of_sequence(folder, found)
-    if ours: reasons, found = reasons | {p: 'no frame of a sequence' for p in found if p not in ours}, ours
+    if ours:
+        reasons, found = reasons | {p: 'no frame of a sequence' for p in found
+                                    if p not in ours}, ours
     skipped = {path.name: reason for path, reason in sorted(reasons.items()) if reason}
     if found: return found, skipped
     there = f'it holds {", ".join(map(printable, list(skipped)[:3]))}' if skipped else 'it is empty'
     inner = any(path.is_dir() and path.name[0] != '.' for path in folder.iterdir())
-    raise FileNotFoundError(f'no photographs in {printable(folder)}: {there}; wanted are files such as '
-                            f'{", ".join(SUFFIXES[:4])}' + ('; --each restores each folder in it' if inner else ''))
+    raise FileNotFoundError(f'no photographs in {printable(folder)}: {there}; wanted are files '
+                            f'such as '
+                            f'{", ".join(SUFFIXES[:4])}'
+                            + ('; --each restores each folder in it' if inner else ''))
 
 # %% ../nbs/58_photographs.ipynb #cell-008
 def _is_raw(path:Path)->bool:
@@ -75,7 +82,8 @@ def _unfit(path:Path)->str:
     if path.name.startswith('.'): return 'hidden'
     if path.is_dir(): return 'a folder'
     if not path.is_file(): return 'no ordinary file'
-    if path.suffix.lower() in (*SUFFIXES, *RAW_SUFFIXES): return '' # if it is none, that is said later
+    # if it is none, that is said later
+    if path.suffix.lower() in (*SUFFIXES, *RAW_SUFFIXES): return ''
     try: kind = file_format(path)
     except OSError: return 'not a picture file'
     return '' if kind in (*IMAGE_FORMATS, 'raw') else 'not a picture file'
@@ -83,7 +91,8 @@ def _unfit(path:Path)->str:
 def _frames_of_sequence(folder:Path, found:list)->list:
     "The frames, if this is a folder in the layout of a sequence: with its truth, or masks of its frames."
     stems = {path.stem.lower() for path in found}
-    masks = [stem for stem in stems if stem.endswith('-m') and stem[:-2].isdigit() and stem[:-2] in stems]
+    masks = [stem for stem in stems if stem.endswith('-m') and stem[:-2].isdigit()
+             and stem[:-2] in stems]
     return list(sequence_files(folder).frames.values()) if 'gt' in stems or masks else []
 
 # %% ../nbs/58_photographs.ipynb #cell-011
@@ -115,12 +124,14 @@ def read_frame(
         seen = array[..., 3] > np.iinfo(array.dtype).max//2
         if not seen.any():
             share = array[..., 3].max()/np.iinfo(array.dtype).max
-            raise ValueError(f'{printable(path)} shows nothing: its alpha is at most {share:.0%} everywhere; '
+            raise ValueError(f'{printable(path)} shows nothing: its alpha is at most {share:.0%} '
+                             f'everywhere; '
                              'save it without alpha')
         array = array[..., :3]
     grey = grey or all((array[::7, ::7, 0] == array[::7, ::7, c]).all() for c in (1, 2)) and bool(
         (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all())
-    return Frame(np.ascontiguousarray(array), None if seen is None or seen.all() else seen, grey, header)
+    return Frame(np.ascontiguousarray(array), None if seen is None or seen.all() else seen, grey,
+                 header)
 
 def read_pixels(
     path:str|Path, # one file
@@ -135,8 +146,10 @@ class Photographs:
     "T frames of one size."
     pixels:np.ndarray                        # (T,H,W,3) uint8, uint16, or float32 in [0,1]
     names:list                               # T, of the files
-    seen:np.ndarray|None=None                # (T,H,W) bool: False outside a frame; None: all is seen
-    matches:list=field(default_factory=list) # what alignment says of each photograph, the dropped ones too
+    # (T,H,W) bool: False outside a frame; None: all is seen
+    seen:np.ndarray|None=None
+    # what alignment says of each photograph, the dropped ones too
+    matches:list=field(default_factory=list)
     profile:bytes|None=None                  # ICC, of all of them; None: sRGB
     grey:bool=False                          # the three channels of each are one
     dpi:tuple|None=None                      # across, down
@@ -156,7 +169,9 @@ def views(self:Photographs,
 )->Tensor: # (1,1,T,rows,W) bool
     "Which frames see the picture where."
     stop = self.size[0] if rows is None else top + rows
-    if self.seen is None: return torch.ones(1, 1, len(self), min(stop, self.size[0]) - top, self.size[1], dtype=torch.bool)
+    if self.seen is None:
+        return torch.ones(1, 1, len(self), min(stop, self.size[0]) - top, self.size[1],
+                          dtype=torch.bool)
     return torch.from_numpy(np.array(self.seen[:, top:stop]))[None, None]
 
 # %% ../nbs/58_photographs.ipynb #cell-016
@@ -182,7 +197,8 @@ def reduced(self:Photographs,
         if seen is not None: pixels = pixels*seen[..., None]
         share = torch.ones(1, 1, *size) if seen is None else _shrunk(255*seen[..., None], size)
         shares.append(share)
-        smaller.append(_shrunk(pixels, size)/share.clamp(min=1e-3) if seen is not None else _shrunk(pixels, size))
+        smaller.append(_shrunk(pixels, size)/share.clamp(min=1e-3) if seen is not None
+                       else _shrunk(pixels, size))
     x, share = torch.stack(smaller, 2), torch.stack(shares, 2)
     return (x if self.seen is None else patched(x.clamp(0, 1), share, match=True)), share
 
@@ -262,8 +278,10 @@ def spread(self:Meaning)->float: # what all samples are to be multiplied by
 def facts(self:Meaning)->dict: # fields of `Photographs`
     "What is carried on into a restoration."
     first, notes = (self.headers or [None])[0], []
-    if self.mixed: notes.append(f'several colour profiles: converted to {profile_name(self.profile)}')
-    if self.spread() > 1: notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
+    if self.mixed:
+        notes.append(f'several colour profiles: converted to {profile_name(self.profile)}')
+    if self.spread() > 1:
+        notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
     return dict(profile=self.profile, grey=self.grey and not self.profile, notes=tuple(notes),
                 dpi=first and first.dpi, exif=photograph_exif(first.exif) if first else b'')
 
@@ -278,7 +296,8 @@ def read_photographs(
     (first, header), names = next(iter(headers.items())), [Path(path).name for path in paths]
     for path, other in headers.items():
         if other.size != header.size:
-            raise ValueError(f'mixed sizes: {printable(path)} is {other.size}, {printable(Path(first).name)} '
+            raise ValueError(f'mixed sizes: {printable(path)} is {other.size}, '
+                             f'{printable(Path(first).name)} '
                              f'is {header.size} (height, width): align them (--align)')
     stack, meaning = Stack(len(paths), header.size, folder), Meaning(list(headers.values()))
     for path in paths:
@@ -308,14 +327,17 @@ class Stack:
         pixels:np.ndarray,          # (H,W,3) uint8 or uint16
         seen:np.ndarray|None=None,  # (H,W) bool
     ):
-        if pixels.shape[:2] != self.shape[1:]: raise ValueError(f'a picture of {self.shape[1:]} is wanted; got {pixels.shape[:2]}')
+        if pixels.shape[:2] != self.shape[1:]:
+            raise ValueError(f'a picture of {self.shape[1:]} is wanted; got {pixels.shape[:2]}')
         if self.pixels is None: self.pixels = self.room(f'pixels-{pixels.dtype}', pixels.dtype, 3)
         if self.pixels.dtype == np.uint8 and pixels.dtype == np.uint16: # the first deep one
             deeper = self.room('pixels-uint16', np.uint16, 3)
             for i in range(self.n): deeper[i] = self.pixels[i].astype(np.uint16)*257
             self.pixels = deeper
         self.pixels[self.n] = pixels*np.uint16(257) if self.pixels.dtype != pixels.dtype else pixels
-        if seen is not None and self.seen is None: self.seen = self.room('seen', bool); self.seen[:] = True
+        if seen is not None and self.seen is None:
+            self.seen = self.room('seen', bool)
+            self.seen[:] = True
         if self.seen is not None: self.seen[self.n] = True if seen is None else seen
         release(self.pixels); release(self.seen)
         self.n += 1
@@ -333,10 +355,13 @@ def align(
     tick:Callable=lambda: None,   # called twice for each photograph
 )->Photographs: # of the reference's size, `matches` filled in
     "Photographs of one flat picture, laid on one of them; a warning names those that are dropped."
-    names = list(names or [p.name if isinstance(p, Path) else str(p) if isinstance(p, str) else str(i + 1)
+    names = list(names or [p.name if isinstance(p, Path) else str(p) if isinstance(p, str)
+                           else str(i + 1)
                            for i, p in enumerate(photographs)])
-    meaning = Meaning([None if isinstance(one, np.ndarray) else read_header(one) for one in photographs])
-    def read(one): return Frame(one, grey=_is_grey(one)) if isinstance(one, np.ndarray) else read_frame(one)
+    meaning = Meaning([None if isinstance(one, np.ndarray) else read_header(one)
+                       for one in photographs])
+    def read(one):
+        return Frame(one, grey=_is_grey(one)) if isinstance(one, np.ndarray) else read_frame(one)
     chosen, pictures, sizes = _place(reference, names), [], []
     for one in photographs:
         draft = None if isinstance(one, np.ndarray) else decode_draft(one, SIDE)
@@ -361,7 +386,8 @@ def _other_motions(matches:list)->tuple: # of lines
     "What is to be said where something before the picture moves otherwise."
     two = [printable(match.name) for match in matches if match.motions > 1]
     said = f'{", ".join(two[:5])}{" and others" if len(two) > 5 else ""}: two motions, a mesh or a reflection before '
-    return (said + 'the picture; aligned by what most of it does: look at the result',) if two else ()
+    return (said + 'the picture; aligned by what most of it does: look at the result',
+            ) if two else ()
 
 def _grey8(pixels:np.ndarray)->np.ndarray: # (H,W) uint8
     "For comparisons of patches."
@@ -376,22 +402,29 @@ def _kept(matches:list)->tuple[int, list]: # the reference, and all that lie on 
     "Refuses photographs of different pictures; a warning names those that are dropped."
     kept = [t for t, match in enumerate(matches) if match.homography is not None]
     base = next(t for t in kept if matches[t].status == 'reference')
-    lost, name = '; '.join(f'{printable(m.name)} ({m.reason})' for m in matches if m.status == 'dropped'), printable(matches[base].name)
+    lost, name = '; '.join(f'{printable(m.name)} ({m.reason})' for m in matches if m.status
+                           == 'dropped'), printable(matches[base].name)
     if len(kept) < min(2, len(matches)) or 2*len(kept) < len(matches):
-        raise ValueError(f'these do not seem to be photographs of one flat picture: {len(kept) - 1} of {len(matches) - 1} match '
-                         f'{name}, and not {printable(lost)}; take the strangers out or choose another reference')
-    if lost: warnings.warn(f'dropped, because they do not match {name}: {printable(lost)}', stacklevel=3)
+        raise ValueError(f'these do not seem to be photographs of one flat picture: '
+                         f'{len(kept) - 1} of {len(matches) - 1} match '
+                         f'{name}, and not {printable(lost)}; take the strangers out or choose '
+                         f'another reference')
+    if lost:
+        warnings.warn(f'dropped, because they do not match {name}: {printable(lost)}', stacklevel=3)
     return base, kept
 
 # %% ../nbs/58_photographs.ipynb #cell-027
 def _place(reference:int|str|None, names:list)->int|None:
     "The place of a photograph that was named."
     if reference is None or reference == 'best': return None
-    if isinstance(reference, int) and -len(names) <= reference < len(names): return reference % len(names)
+    if isinstance(reference, int) and -len(names) <= reference < len(names):
+        return reference % len(names)
     called = {reference, Path(reference).name} # its name, or a path to it
     places = [t for t, name in enumerate(names) if called & {name, Path(name).stem}]
     if len(places) == 1: return places[0]
-    raise ValueError(f'the reference {printable(reference)} is {"more than one" if places else "none"} of {", ".join(map(printable, names))}')
+    raise ValueError(f'the reference {printable(reference)} is '
+                     f'{"more than one" if places else "none"} of '
+                     f'{", ".join(map(printable, names))}')
 
 # %% ../nbs/58_photographs.ipynb #cell-029
 STRANGE = .3 # below this agreement a frame is mentioned
@@ -403,10 +436,13 @@ def agreement(
     pictures = []
     for pixels in photographs.pixels:
         pixels = np.asarray(pixels)
-        pictures.append(feature_picture(pixels if pixels.dtype.kind == 'u' else (255*pixels).round().astype(np.uint8), 128).astype(np.float32) - 128)
+        pictures.append(feature_picture(pixels if pixels.dtype.kind == 'u'
+                                        else (255*pixels).round().astype(np.uint8),
+                                        128).astype(np.float32) - 128)
     pictures = np.stack(pictures)
     if len(pictures) == 1: return [1.]
-    return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6)) for x, y in zip(pictures, others(pictures))]
+    return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6))
+            for x, y in zip(pictures, others(pictures))]
 
 def others(
     pictures:np.ndarray, # (T,h,w), T of 2 or more

@@ -71,7 +71,8 @@ def save_results(
                   metrics=metrics, times=times or {})
     path = artefact_folder('results')/f'{name}.json'
     draft = path.with_suffix('.part')
-    draft.write_text(json.dumps(plain_values(record), indent=1, sort_keys=True, allow_nan=False) + '\n')
+    draft.write_text(json.dumps(plain_values(record), indent=1, sort_keys=True, allow_nan=False)
+                     + '\n')
     draft.replace(path)
 
 def load_results(
@@ -150,7 +151,8 @@ def draw_image(axis, tensor:Tensor, title:str=''):
     "One picture in a thin frame, without ticks; masks between black and white whatever they hold."
     axis.imshow(to_picture(tensor), cmap='gray', vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[]); axis.grid(False)
-    for spine in axis.spines.values(): spine.set(visible=True, color='.8', linewidth=.4) # white on white has an edge
+    # white on white has an edge
+    for spine in axis.spines.values(): spine.set(visible=True, color='.8', linewidth=.4)
     if title: axis.set_title(title, loc='center', fontsize=8)
 
 # %% ../nbs/00_plots.ipynb #cell-019
@@ -172,7 +174,8 @@ def sequence_sheet(
     titles = dict(enumerate(columns or []))
     for i, (row, (title, stack)) in enumerate(zip(axes, stacks.items())):
         for j, axis in enumerate(row):
-            if j < stack.shape[1]: draw_image(axis, stack[:, j], titles.get(j, '') if i == 0 else '')
+            if j < stack.shape[1]:
+                draw_image(axis, stack[:, j], titles.get(j, '') if i == 0 else '')
             else: axis.axis('off')
         row[0].set_ylabel(title, rotation=0, ha='right', va='center', fontsize=8.5)
     return figure
@@ -187,7 +190,8 @@ def picture_row(
     n = min(columns, len(pictures))
     n_rows = -(-len(pictures)//n)
     H, W = next(iter(pictures.values())).shape[-2:]
-    figure, axes = plt.subplots(n_rows, n, squeeze=False, figsize=(n*width, n_rows*(width*H/W + .32)),
+    figure, axes = plt.subplots(n_rows, n, squeeze=False,
+                                figsize=(n*width, n_rows*(width*H/W + .32)),
                                 gridspec_kw=dict(wspace=.05, hspace=.2))
     for axis in axes.flat: axis.axis('off')
     for axis, (title, picture) in zip(axes.flat, pictures.items()):

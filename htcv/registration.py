@@ -33,7 +33,8 @@ def features(
     picture:np.ndarray, # (h,w) uint8
 )->tuple[np.ndarray, np.ndarray]: # positions (N,2), x before y, and descriptors (N,128)
     "SIFT, in the square-root form that is compared best; the strongest first."
-    points, descriptors = cv2.SIFT_create(nfeatures=3000, contrastThreshold=.02).detectAndCompute(picture, None)
+    points, descriptors = cv2.SIFT_create(nfeatures=3000,
+                                          contrastThreshold=.02).detectAndCompute(picture, None)
     if not points: return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
     order = np.argsort([-p.response for p in points], kind='stable')
     descriptors = np.sqrt(descriptors/descriptors.sum(1, keepdims=True).clip(1e-6))
@@ -64,7 +65,8 @@ class Match:
     correlation:float|None=None      # of the two pictures after alignment
     homography:np.ndarray|None=None  # (3,3): from this photograph's pixels to the reference's
     reason:str=''                    # why it was dropped
-    motions:int=1                    # 2: something before the picture, a mesh or a reflection, moves otherwise
+    # 2: something before the picture, a mesh or a reflection, moves otherwise
+    motions:int=1
 
 ENOUGH = 15 # pairs of features; chance alone gives half as many
 
@@ -88,7 +90,8 @@ def fit_pairs(
     "A homography by MAGSAC."
     nothing = None, np.zeros((0, 2, 2), np.float32)
     if len(pairs) < ENOUGH: return nothing
-    found, good = cv2.findHomography(pairs[:, 0], pairs[:, 1], cv2.USAC_MAGSAC, 2., maxIters=5000, confidence=.9999)
+    found, good = cv2.findHomography(pairs[:, 0], pairs[:, 1], cv2.USAC_MAGSAC, 2., maxIters=5000,
+                                     confidence=.9999)
     return nothing if found is None else (found, pairs[good[:, 0] > 0])
 
 def moved(
@@ -106,7 +109,8 @@ def plausible(
     "No mirror, no folded sheet, no scale beyond four."
     h, w = size
     (a, b, c, d) = moved([(0, 0), (w, 0), (w, h), (0, h)], homography)
-    turns = [float(np.cross(np.append(q - p, 0), np.append(r - q, 0))[2]) for p, q, r in ((a, b, c), (b, c, d), (c, d, a), (d, a, b))]
+    turns = [float(np.cross(np.append(q - p, 0), np.append(r - q, 0))[2])
+             for p, q, r in ((a, b, c), (b, c, d), (c, d, a), (d, a, b))]
     return min(turns) > 0 and 1/16 < (turns[0] + turns[2])/2/(w*h) < 16
 
 # %% ../nbs/57_registration.ipynb #cell-009
@@ -118,15 +122,19 @@ def refine(
     "The last tenths of a pixel: the homography under which the two pictures correlate best (ECC), where they agree at all."
     start, (h, w) = np.linalg.inv(homography), moving.shape
     there = cv2.warpPerspective(still, start, (w, h), borderValue=0)
-    inside = cv2.erode(cv2.warpPerspective(np.full_like(still, 255), start, (w, h)), np.ones((9, 9), np.uint8)) == 255
+    inside = cv2.erode(cv2.warpPerspective(np.full_like(still, 255), start, (w, h)),
+                       np.ones((9, 9), np.uint8)) == 255
     agree = cv2.GaussianBlur(cv2.absdiff(moving, there).astype(np.float32), (0, 0), 2) < 30
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-6)
-    try: score, better = cv2.findTransformECC(still, moving, (start/start[2, 2]).astype(np.float32), cv2.MOTION_HOMOGRAPHY,
+    try:
+        score, better = cv2.findTransformECC(still, moving, (start/start[2, 2]).astype(np.float32),
+                                             cv2.MOTION_HOMOGRAPHY,
                                               stop, 255*(inside & agree).astype(np.uint8), 3)
     except cv2.error: return homography, -1.
     better = np.linalg.inv(better.astype(np.float64))
     corners = [(0, 0), (w, 0), (w, h), (0, h)]
-    far = np.abs(moved(corners, better) - moved(corners, homography)).max() > .01*max(h, w) # it ran away
+    # it ran away
+    far = np.abs(moved(corners, better) - moved(corners, homography)).max() > .01*max(h, w)
     return (homography, -1.) if far else (better/better[2, 2], float(score))
 
 def _scaling(pixels:tuple, picture:tuple)->np.ndarray:
@@ -185,15 +193,20 @@ def match_photographs(
     "How each photograph lies on the reference."
     found = [features(picture) for picture in pictures]
     chosen = best_reference(found) if reference is None else reference
-    fits = [two_motions(one, found[chosen], pictures[t], pictures[chosen]) if t != chosen else (None, (), 1)
+    fits = [two_motions(one, found[chosen], pictures[t], pictures[chosen]) if t != chosen
+            else (None, (), 1)
             for t, one in enumerate(found)]
     full, matches = np.linalg.inv(_scaling(sizes[chosen], pictures[chosen].shape)), []
     for t, (name, (homography, pairs, motions)) in enumerate(zip(names, fits)):
         match = Match(name, inliers=len(pairs), motions=motions)
         matches.append(match)
-        if t == chosen: match.status, match.homography, match.residual, match.correlation = 'reference', np.eye(3), 0., 1.
-        elif len(pairs) < ENOUGH: match.reason = f'only {len(pairs)} features agree with {names[chosen]}'
-        elif not plausible(homography, pictures[t].shape): match.reason = 'it would have to be folded or mirrored'
+        if t == chosen:
+            match.status, match.homography, match.residual, match.correlation = 'reference', np.eye(
+                3), 0., 1.
+        elif len(pairs) < ENOUGH:
+            match.reason = f'only {len(pairs)} features agree with {names[chosen]}'
+        elif not plausible(homography, pictures[t].shape):
+            match.reason = 'it would have to be folded or mirrored'
         else:
             homography, score = refine(homography, pictures[t], pictures[chosen])
             errors = np.linalg.norm(moved(pairs[:, 0], homography) - pairs[:, 1], axis=1)
@@ -212,10 +225,12 @@ def refine_patches(
 )->np.ndarray: # (3,3)
     "The homography by patches at full size, or as it was where too few of them agree."
     centres = patch_centres(still, side, most)
-    pairs = [shift for centre in centres if (shift := patch_shift(homography, moving, still, centre, side)) is not None]
+    pairs = [shift for centre in centres if (shift := patch_shift(homography, moving, still, centre,
+        side)) is not None]
     if len(pairs) < 2*ENOUGH: return homography
     pairs = np.float32(pairs)
-    better, good = cv2.findHomography(pairs[:, 0], pairs[:, 1], cv2.USAC_MAGSAC, 1., maxIters=5000, confidence=.9999)
+    better, good = cv2.findHomography(pairs[:, 0], pairs[:, 1], cv2.USAC_MAGSAC, 1., maxIters=5000,
+                                      confidence=.9999)
     if better is None or good.sum() < max(2*ENOUGH, len(pairs)/2): return homography
     h, w = moving.shape
     corners = [(0, 0), (w, 0), (w, h), (0, h)]
@@ -231,12 +246,14 @@ def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x 
     inside = (centres >= side).all(1) & (centres < np.array(still.shape[::-1]) - side).all(1)
     return centres[inside]
 
-def patch_shift(homography, moving, still, centre, side:int)->tuple|None: # the same point in both, x before y
+# the same point in both, x before y
+def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     "Where the reference's point lies in the photograph, by phase correlation of two patches."
     x, y = (centre - side//2).astype(int)
     there = still[y:y + side, x:x + side].astype(np.float32)
     onto = np.array([[1., 0, -x], [0, 1, -y], [0, 0, 1]]) @ homography
-    here = cv2.warpPerspective(moving, onto, (side, side), flags=cv2.INTER_CUBIC, borderValue=0).astype(np.float32)
+    here = cv2.warpPerspective(moving, onto, (side, side), flags=cv2.INTER_CUBIC,
+                               borderValue=0).astype(np.float32)
     if here.std() < 4 or there.std() < 4: return None
     window = cv2.createHanningWindow((side, side), cv2.CV_32F)
     shift, response = cv2.phaseCorrelate(here - here.mean(), there - there.mean(), window)
@@ -255,6 +272,9 @@ def warped(
     shape, shrink = size[::-1], 1/np.sqrt(max(np.linalg.det(homography[:2, :2]), 1e-6))
     if shrink > 1.5: pixels = cv2.GaussianBlur(pixels, (0, 0), .35*shrink)
     there = np.ones(pixels.shape[:2], np.uint8) if seen is None else seen.astype(np.uint8)
-    there = cv2.copyMakeBorder(cv2.erode(there, np.ones((3, 3), np.uint8))[1:-1, 1:-1], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    moved = cv2.warpPerspective(pixels, homography, shape, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return moved, cv2.warpPerspective(255*there, homography, shape, flags=cv2.INTER_LINEAR, borderValue=0) == 255
+    there = cv2.copyMakeBorder(cv2.erode(there, np.ones((3, 3), np.uint8))[1:-1, 1:-1], 1, 1, 1, 1,
+                               cv2.BORDER_CONSTANT, value=0)
+    moved = cv2.warpPerspective(pixels, homography, shape, flags=cv2.INTER_CUBIC,
+                                borderMode=cv2.BORDER_REPLICATE)
+    return moved, cv2.warpPerspective(255*there, homography, shape, flags=cv2.INTER_LINEAR,
+                                      borderValue=0) == 255

@@ -16,14 +16,18 @@ def htcv_render(
     parser = argparse.ArgumentParser('htcv_render',
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description=(
-        'Render sequences by Blender: OUT/1, OUT/2, … in the SIAR layout, exact layers beside the frames.\n'
-        'Or, with --scenes, scenes without a picture, which any picture can be lit with, and pack them.\n'
+        'Render sequences by Blender: OUT/1, OUT/2, … in the SIAR layout, exact layers beside the '
+        'frames.\n'
+        'Or, with --scenes, scenes without a picture, which any picture can be lit with, and pack '
+        'them.\n'
         'An interrupted run goes on where it stopped.'), epilog=(
         'examples:\n  htcv_render --setup                          get Blender (about 1 GB, once)\n'
         '  htcv_render data/rendered --sequences 40     pictures drawn by the synthesis\n'
         '  htcv_render out --sources paintings --size 384 512 --curve filmic\n'
-        '  htcv_render --scenes 60 --out data/scenes    scenes of ten frames, 2 s a frame on one core\n'
-        '  htcv_render --scenes 60 --out data/scenes --pack scenes.zip    the same, then one file of them'))
+        '  htcv_render --scenes 60 --out data/scenes    scenes of ten frames, 2 s a frame on one '
+        'core\n'
+        '  htcv_render --scenes 60 --out data/scenes --pack scenes.zip    the same, then one file '
+        'of them'))
     _add_arguments(parser.add_argument)
     return _run(parser, parser.parse_args(arguments))
 
@@ -32,22 +36,32 @@ def _add_arguments(add)->None:
     "What `htcv_render` understands."
     add('out', nargs='?', help='folder that receives the sequences or scenes')
     add('--out', dest='folder', help='the same')
-    add('--setup', action='store_true', help='install the package bpy in an environment of its own, first')
+    add('--setup', action='store_true',
+        help='install the package bpy in an environment of its own, first')
     add('--sequences', type=int, help='how many (default: 8)')
     add('--scenes', type=int, help='render this many scenes on even paint instead of sequences')
     add('--pack', help='pack the scenes in OUT into this file (.zip)')
     add('--frames', type=int, default=10, help='frames of each (default: 10)')
-    add('--size', type=int, nargs='+', help='side, or height and width, in pixels (default: 256; scenes: 128)')
+    add('--size', type=int, nargs='+',
+        help='side, or height and width, in pixels (default: 256; scenes: 128)')
     add('--sources', help='folder of pictures to render; default: drawn pictures')
-    add('--whole', action='store_true', help='the middle of each picture in order, instead of random crops')
+    add('--whole', action='store_true',
+        help='the middle of each picture in order, instead of random crops')
     add('--seed', type=int, default=0, help='another seed, other scenes (default: 0)')
-    add('--curve', choices=['both', 'filmic', 'standard'], default='both', help='tone curve (default: both in turn)')
-    add('--samples', type=int, help='rays for each pixel, before denoising (default: 16; scenes: 8)')
-    add('--translucent', type=float, help='share of objects that let light through (default: 0.25; scenes: 0.35)')
-    add('--layer-bits', type=int, choices=[8, 16], default=8, help='of the stored layers (default: 8)')
-    add('--light-groups', action='store_true', help='keep the lamps apart as well, to light the scenes anew')
-    add('--variety', action='store_true', help='also area lamps, windows, relief and films of any opacity')
-    add('--shared', action='store_true', help='what all frames of a sequence share is in its source, not in shadow and light')
+    add('--curve', choices=['both', 'filmic', 'standard'], default='both',
+        help='tone curve (default: both in turn)')
+    add('--samples', type=int,
+        help='rays for each pixel, before denoising (default: 16; scenes: 8)')
+    add('--translucent', type=float,
+        help='share of objects that let light through (default: 0.25; scenes: 0.35)')
+    add('--layer-bits', type=int, choices=[8, 16], default=8,
+        help='of the stored layers (default: 8)')
+    add('--light-groups', action='store_true',
+        help='keep the lamps apart as well, to light the scenes anew')
+    add('--variety', action='store_true',
+        help='also area lamps, windows, relief and films of any opacity')
+    add('--shared', action='store_true',
+        help='what all frames of a sequence share is in its source, not in shadow and light')
     add('--threads', type=int, default=0, help='of Blender, for scenes (default: all cores)')
 
 # %% ../nbs/06_render_command.ipynb #cell-007
@@ -82,7 +96,8 @@ def _or(value, default): return default if value is None else value
 
 def _size(given, default:int):
     "One number for a square."
-    return default if not given.size else given.size[0] if len(given.size) == 1 else tuple(given.size)
+    return default if not given.size else given.size[
+        0] if len(given.size) == 1 else tuple(given.size)
 
 def _run_scenes(out:str, given)->None:
     "Scenes, their pack, or both."

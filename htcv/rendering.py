@@ -50,20 +50,24 @@ def _script()->Path:
               *(home/'share'/'htcv'/'blender' for home in homes)]
     for place in places:
         if (place/'render_layers.py').is_file(): return place/'render_layers.py'
-    raise FileNotFoundError(f'render_layers.py is in neither of {", ".join(map(str, places))}: install htcv again')
+    raise FileNotFoundError(f'render_layers.py is in neither of {", ".join(map(str, places))}: '
+                            f'install htcv again')
 
 # %% ../nbs/04_rendering.ipynb #cell-008
 def find_blender()->list: # a command, to which the job file is added
     "`$HTCV_BLENDER`, what `--setup` made, or `blender` on the path; or an error that says how to get it."
     named = os.environ.get('HTCV_BLENDER')
     if named and not shutil.which(named):
-        raise FileNotFoundError(f'HTCV_BLENDER names {named}, which is no program: give the path of a blender '
+        raise FileNotFoundError(f'HTCV_BLENDER names {named}, which is no program: give the path '
+                                f'of a blender '
                                 'executable, or of a Python that has the package bpy')
     made = blender_home()/'bin'/'python'
     program = named or (made if made.exists() else shutil.which('blender'))
     if program: return _command(program)
-    raise FileNotFoundError('Blender was not found. Either run `htcv_render --setup` (installs the package bpy in '
-                            'an environment of its own, about 1 GB), or install Blender 4.2 or newer so that '
+    raise FileNotFoundError('Blender was not found. Either run `htcv_render --setup` (installs the '
+                            'package bpy in '
+                            'an environment of its own, about 1 GB), or install Blender 4.2 or '
+                            'newer so that '
                             '`blender` is on the path, or say where it is with HTCV_BLENDER')
 
 # %% ../nbs/04_rendering.ipynb #cell-009
@@ -84,7 +88,8 @@ def setup_blender()->None:
     except BaseException as error:
         shutil.rmtree(home, ignore_errors=True)
         if isinstance(error, subprocess.CalledProcessError):
-            raise RuntimeError(f'{BPY} could not be installed (see above); is there a network?') from error
+            raise RuntimeError(
+                f'{BPY} could not be installed (see above); is there a network?') from error
         raise
 
 # %% ../nbs/04_rendering.ipynb #cell-012
@@ -95,10 +100,13 @@ class Passes:
     unoccluded:Tensor       # (3,T,H,W)
     bare:Tensor             # (3,T,H,W)
     mask:Tensor             # (1,T,H,W), 0 or 1
-    lights:list|None = None # T dicts: pass -> (J,3,H,W), the share of each lamp; the first is the ambient light
-    varnish:Tensor|None = None       # (3,T,H,W) unoccluded on black paint: what the varnish reflects
+    # T dicts: pass -> (J,3,H,W), the share of each lamp; the first is the ambient light
+    lights:list|None = None
+    # (3,T,H,W) unoccluded on black paint: what the varnish reflects
+    varnish:Tensor|None = None
     varnish_bare:Tensor|None = None  # (3,T,H,W) bare on black paint
-    transmittance:Tensor|None = None # (3,T,H,W) in [0,1]: what the objects let through of the picture
+    # (3,T,H,W) in [0,1]: what the objects let through of the picture
+    transmittance:Tensor|None = None
 
     def __len__(self): return self.full.shape[1]
 
@@ -144,7 +152,8 @@ def render_passes(
 )->Passes:
     "Renders one sequence."
     if any(tuple(job['size']) != tuple(albedo.shape[-2:]) for job in jobs):
-        raise ValueError(f'the picture is {tuple(albedo.shape[-2:])}, the jobs are for {jobs[0]["size"]}')
+        raise ValueError(f'the picture is {tuple(albedo.shape[-2:])}, the jobs are for '
+                         f'{jobs[0]["size"]}')
     with tempfile.TemporaryDirectory(prefix='htcv-') as home:
         folder = Path(home)
         np.save(folder/'albedo.npy', albedo.permute(1, 2, 0).numpy().astype(np.float32))
@@ -218,7 +227,8 @@ def develop(
     mask = passes.mask[None]
     shadow, light = canonical_layers(source, bare, unoccluded)
     alpha = None if passes.transmittance is None else (1
-                                                       - passes.transmittance.mean(0)[None, None])*mask
+                                                       - passes.transmittance.mean(
+                                                           0)[None, None])*mask
     layers = Layers(source, shadow, light, mask, full*mask, alpha)
     return torch.where(mask > 0, full, unoccluded), share_common(layers) if shared else layers
 
@@ -306,9 +316,11 @@ def same_run(
     "Notes the settings in `out/rendering.json`, or refuses to mix two runs in one folder."
     note = out/'rendering.json'
     if note.exists() and json.loads(note.read_text()) != config:
-        raise FileExistsError(f'{out} holds sequences of other settings ({note.name}): choose another folder')
+        raise FileExistsError(f'{out} holds sequences of other settings ({note.name}): choose '
+                              f'another folder')
     if not note.exists() and out.exists() and any(out.iterdir()):
-        raise FileExistsError(f'{out} is not empty and was not rendered by this: choose another folder')
+        raise FileExistsError(f'{out} is not empty and was not rendered by this: choose another '
+                              f'folder')
     out.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(config, indent=1, sort_keys=True) + '\n')
 
@@ -337,7 +349,8 @@ def load_passes(
     names, T = ('full', 'unoccluded', 'bare'), stored['mask'].shape[1]
     lights = [{n: torch.from_numpy(stored[f'{t}-{n}'].astype(np.float32)) for n in names}
               for t in range(T)]
-    mask, albedo = torch.from_numpy(stored['mask']).float(), torch.from_numpy(stored['albedo'].astype(np.float32))
+    mask, albedo = torch.from_numpy(
+        stored['mask']).float(), torch.from_numpy(stored['albedo'].astype(np.float32))
     passes = Passes(*[torch.stack([frame[n].sum(0) for frame in lights], 1) for n in names],
                     mask, lights)
     return passes, albedo, str(stored['curve'])

@@ -21,7 +21,8 @@ from .fusion import resized
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .benchmark_files import benchmark_folder
-from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips, strangers
+from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips
+from .restore import strangers
 from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES
 
@@ -35,7 +36,8 @@ def relit(
 )->Tensor: # (3,H,W) in [0,1]
     "One frame again, with every layer turned up or down."
     one = slice(t, t + 1)
-    picture = underlying(layers.source, layers.shadow[:, :, one]**shadow, light*layers.light[:, :, one])
+    picture = underlying(layers.source, layers.shadow[:, :, one]**shadow,
+                         light*layers.light[:, :, one])
     mask = (occlusion*layers.occlusion_mask[:, :, one]).clamp(max=1)
     return composite(picture, mask, layers.occlusion_rgb[:, :, one], 'soft')[0, :, 0]
 
@@ -75,7 +77,8 @@ def film_strip(
     for i, x in enumerate(pictures):
         width = max(1, round(height*x.shape[-1]/x.shape[-2]))
         x = F.interpolate(x[None], (height, width), mode='bilinear', antialias=True)[0].clamp(0, 1)
-        box = x.new_tensor(ACCENT if i == chosen else (1, 1, 1))[:, None, None].expand(3, height + 2*gap, width + 2*gap).clone()
+        box = x.new_tensor(ACCENT if i == chosen else (1, 1, 1))[:, None, None].expand(3,
+            height + 2*gap, width + 2*gap).clone()
         box[:, gap:-gap, gap:-gap] = x
         small.append(box)
     return torch.cat(small, -1)
@@ -87,11 +90,13 @@ def reduced(
 ):
     "The same, small enough to be drawn at every move of a slider."
     if not isinstance(x, Tensor):
-        return Layers(*[None if (y := getattr(x, f.name)) is None else reduced(y, side) for f in fields(Layers)])
+        return Layers(*[None if (y := getattr(x, f.name)) is None else reduced(y, side)
+                        for f in fields(Layers)])
     scale = side/max(x.shape[-2:])
     if scale >= 1: return x
     size = [max(1, round(n*scale)) for n in x.shape[-2:]]
-    return resized(x, size).clamp(min=0) if x.ndim == 5 else resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
+    return resized(
+        x, size).clamp(min=0) if x.ndim == 5 else resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
 
 # %% ../nbs/62_restore_app.ipynb #cell-015
 class Choice:
@@ -100,7 +105,8 @@ class Choice:
         given,           # as `restore` takes it
         names:list|None=None, # of the files; None: their own
     ):
-        self.given, paths = given, isinstance(given, (str, Path)) or isinstance(given, list) and all(isinstance(x, (str, Path)) for x in given)
+        self.given, paths = given, isinstance(
+            given, (str, Path)) or isinstance(given, list) and all(isinstance(x, (str, Path)) for x in given)
         if paths: self.given = find_photographs(given)[0]
         self.names = names or ([path.name for path in self.given] if paths else None)
         self.paths = self.given if paths else []
@@ -108,7 +114,8 @@ class Choice:
     def plain(self, error:Exception)->str:
         "The error's own words, with the names that a person knows."
         text = str(error) or 'no memory is left' if isinstance(error, MemoryError) else str(error)
-        for path, name in zip(self.paths, self.names or []): text = text.replace(str(path), name).replace(path.name, name)
+        for path, name in zip(self.paths, self.names or []):
+            text = text.replace(str(path), name).replace(path.name, name)
         known = isinstance(error, (ValueError, OSError, MemoryError))
         return text if known else f'{type(error).__name__}: {text}'
 
@@ -140,7 +147,8 @@ def examples()->dict: # title -> Choice
 # %% ../nbs/62_restore_app.ipynb #cell-019
 def _slider(name:str, value:float, top:float):
     import ipywidgets as widgets
-    return widgets.FloatSlider(value, min=0, max=top, step=.05, description=name, readout_format='.2f',
+    return widgets.FloatSlider(value, min=0, max=top, step=.05, description=name,
+                               readout_format='.2f',
                                style=dict(description_width='88px'), layout=dict(width='330px'))
 
 def _inputs(choices:dict)->dict: # name -> widget
@@ -148,11 +156,17 @@ def _inputs(choices:dict)->dict: # name -> widget
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
-        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True, description='Upload photographs', icon='upload', layout=dict(width='200px'),
-                                  tooltip='10 MB at once, which is all that Jupyter passes on; for larger ones: restore_app(folder)'),
-        align=widgets.Checkbox(False, description='hand-held: align them', indent=False, layout=dict(width='180px')),
-        run=widgets.Button(description='Restore', icon='magic', button_style='primary', layout=dict(width='120px')),
-        progress=widgets.FloatProgress(0, min=0, max=1, layout=dict(width='99%', height='8px', visibility='hidden')),
+        upload=widgets.FileUpload(accept=','.join(SUFFIXES), multiple=True,
+                                  description='Upload photographs', icon='upload',
+                                  layout=dict(width='200px'),
+                                  tooltip='10 MB at once, which is all that Jupyter passes on; for '
+                                          'larger ones: restore_app(folder)'),
+        align=widgets.Checkbox(False, description='hand-held: align them', indent=False,
+                               layout=dict(width='180px')),
+        run=widgets.Button(description='Restore', icon='magic', button_style='primary',
+                           layout=dict(width='120px')),
+        progress=widgets.FloatProgress(0, min=0, max=1,
+                                       layout=dict(width='99%', height='8px', visibility='hidden')),
         message=widgets.HTML())
 
 def _outputs()->dict: # name -> widget
@@ -160,12 +174,15 @@ def _outputs()->dict: # name -> widget
     import ipywidgets as widgets
     button = dict(width='160px')
     return dict(
-        frame=widgets.IntSlider(1, min=1, max=1, description='frame', style=dict(description_width='88px'), layout=dict(width='330px')),
+        frame=widgets.IntSlider(1, min=1, max=1, description='frame',
+                                style=dict(description_width='88px'), layout=dict(width='330px')),
         split=_slider('before | after', .5, 1), mask=_slider('show mask', .4, 1),
         unseen=widgets.Checkbox(False, description='show what no frame shows', indent=False),
-        shadow=_slider('shadow', 0, 2), light=_slider('light', 0, 2), occlusion=_slider('occlusion', 0, 1),
+        shadow=_slider('shadow', 0, 2), light=_slider('light', 0, 2),
+        occlusion=_slider('occlusion', 0, 1),
         zip=widgets.Button(description='All layers (.zip)', icon='download', layout=button),
-        ora=widgets.Button(description='Layers (.ora)', icon='paint-brush', layout=button), link=widgets.HTML())
+        ora=widgets.Button(description='Layers (.ora)', icon='paint-brush', layout=button),
+        link=widgets.HTML())
 
 # %% ../nbs/62_restore_app.ipynb #cell-021
 class RestoreApp:
@@ -174,15 +191,24 @@ class RestoreApp:
         frames=None # photographs as `restore` takes them, as a first choice
     ):
         import ipywidgets as widgets
-        self.choices = ({} if frames is None else {'given from Python': Choice(frames)}) | examples()
+        self.choices = ({} if frames is None
+                        else {'given from Python': Choice(frames)}) | examples()
         self.at = _inputs(self.choices) | _outputs()
-        self.picture = widgets.Image(format='png', layout=dict(width='100%', max_width='560px', object_fit='contain'))
-        self.strip = widgets.Image(format='png', layout=dict(max_width='100%', height='auto', align_self='flex-start'))
-        self.folder, self.restored, self.view, self.shots = tempfile.TemporaryDirectory(prefix='htcv-'), None, None, []
+        self.picture = widgets.Image(format='png',
+                                     layout=dict(width='100%', max_width='560px',
+                                                 object_fit='contain'))
+        self.strip = widgets.Image(format='png',
+                                   layout=dict(max_width='100%', height='auto',
+                                               align_self='flex-start'))
+        self.folder, self.restored, self.view, self.shots = tempfile.TemporaryDirectory(
+            prefix='htcv-'), None, None, []
         self.box = self.layout()
-        for name, react in dict(choice=self.choose, upload=self.receive).items(): self.at[name].observe(react, 'value')
-        for name in ('frame', 'split', 'mask', 'unseen', 'shadow', 'light', 'occlusion'): self.at[name].observe(self.draw, 'value')
-        for name, react in dict(run=self.run, zip=self.download, ora=self.download).items(): self.at[name].on_click(react)
+        for name, react in dict(choice=self.choose, upload=self.receive).items():
+            self.at[name].observe(react, 'value')
+        for name in ('frame', 'split', 'mask', 'unseen', 'shadow', 'light', 'occlusion'):
+            self.at[name].observe(self.draw, 'value')
+        for name, react in dict(run=self.run, zip=self.download, ora=self.download).items():
+            self.at[name].on_click(react)
         self.choose()
 
 # %% ../nbs/62_restore_app.ipynb #cell-022
@@ -191,15 +217,22 @@ def layout(self:RestoreApp):
     "Inputs above, the picture and the film strip on the left, sliders on the right."
     import ipywidgets as widgets
     at = self.at
-    def title(text): return widgets.HTML(f'<b style="font-size:13px">{text}</b>', layout=dict(margin='8px 0 0 0'))
-    above = widgets.HBox([at['choice'], at['upload'], at['align'], at['run']], layout=dict(flex_flow='row wrap', grid_gap='6px', align_items='center'))
+    def title(text): return widgets.HTML(f'<b style="font-size:13px">{text}</b>',
+                                         layout=dict(margin='8px 0 0 0'))
+    above = widgets.HBox([at['choice'], at['upload'], at['align'], at['run']],
+                         layout=dict(flex_flow='row wrap', grid_gap='6px', align_items='center'))
     self.sliders = widgets.VBox([title('Compare'), at['split'], at['mask'], at['unseen'],
-                                 title('Light it again'), at['shadow'], at['light'], at['occlusion'],
-                                 title('Take it home'), widgets.HBox([at['zip'], at['ora']]), at['link']])
-    left = widgets.VBox([self.picture, at['frame'], self.strip], layout=dict(flex='1 1 420px', min_width='300px'))
+                                 title('Light it again'), at['shadow'], at['light'],
+                                 at['occlusion'],
+                                 title('Take it home'), widgets.HBox([at['zip'], at['ora']]),
+                                 at['link']])
+    left = widgets.VBox([self.picture, at['frame'], self.strip],
+                        layout=dict(flex='1 1 420px', min_width='300px'))
     right = widgets.VBox([self.sliders], layout=dict(flex='0 0 350px'))
-    below = widgets.HBox([left, right], layout=dict(flex_flow='row wrap', grid_gap='14px', overflow='hidden'))
-    return widgets.VBox([above, at['progress'], at['message'], below], layout=dict(padding='8px', max_width='1060px'))
+    below = widgets.HBox([left, right], layout=dict(flex_flow='row wrap', grid_gap='14px',
+                                                    overflow='hidden'))
+    return widgets.VBox([above, at['progress'], at['message'], below],
+                        layout=dict(padding='8px', max_width='1060px'))
 
 @patch
 def say(self:RestoreApp,
@@ -219,7 +252,9 @@ def choose(self:RestoreApp, _=None):
     self.sliders.layout.display = 'none'
     try: self.shots = choice.previews()
     except ValueError as error: self.shots = []; self.say(str(error), wrong=True)
-    else: self.say(f'{len(self.shots)} photographs. Press Restore.' if self.shots else 'Press Restore.')
+    else:
+        self.say(f'{len(self.shots)} photographs. Press Restore.' if self.shots
+                 else 'Press Restore.')
     self.at['run'].disabled = bool(choice.paths) and not self.shots
     self.show_frames()
 
@@ -229,7 +264,8 @@ def receive(self:RestoreApp, change:dict):
     files = change['new']
     if not files: return
     label = f'uploaded: {len(files)} photograph{"s"*(len(files) > 1)}'
-    others = {name: choice for name, choice in self.choices.items() if not name.startswith('uploaded')}
+    others = {name: choice for name, choice in self.choices.items()
+              if not name.startswith('uploaded')}
     self.choices = {label: uploaded(files, tempfile.mkdtemp(dir=self.folder.name))} | others
     again = self.at['choice'].value == label
     self.at['choice'].options = list(self.choices) # which chooses the first
@@ -239,7 +275,8 @@ def receive(self:RestoreApp, change:dict):
 def show_frames(self:RestoreApp):
     "Fits the frame slider to what is there, and draws."
     slider = self.at['frame']
-    slider.max, slider.layout.display = max(1, len(self.shots)), None if len(self.shots) > 1 else 'none'
+    slider.max, slider.layout.display = max(
+        1, len(self.shots)), None if len(self.shots) > 1 else 'none'
     self.draw()
 
 # %% ../nbs/62_restore_app.ipynb #cell-024
@@ -248,10 +285,12 @@ def draw(self:RestoreApp, _=None):
     "Both pictures, as the sliders say."
     for shown in (self.picture, self.strip): shown.layout.display = None if self.shots else 'none'
     if not self.shots: self.picture.value = self.strip.value = b''; return
-    value, t = {name: self.at[name].value for name in ('split', 'mask', 'unseen', 'shadow', 'light', 'occlusion')}, self.at['frame'].value - 1
+    value, t = {name: self.at[name].value for name in ('split', 'mask', 'unseen', 'shadow', 'light',
+                                                       'occlusion')}, self.at['frame'].value - 1
     shots, picture = self.shots, self.shots[t]
     if self.view:
-        shots = [tinted(x, self.view.occlusion_mask[0, :, i], value['mask']) for i, x in enumerate(shots)]
+        shots = [tinted(x, self.view.occlusion_mask[0, :, i], value['mask'])
+                 for i, x in enumerate(shots)]
         after = relit(self.view, t, value['shadow'], value['light'], value['occlusion'])
         if value['unseen']: after = tinted(after, 1 - self.confidence, .8, BLUE)
         picture = side_by_side(shots[t], after, value['split'])
@@ -274,13 +313,16 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
     def tick():
         nonlocal done
         done += 1
-        self.advance(.25*done/max(1, len(self.shots)*(1 + align)), 'Aligning' if align else 'Reading')
+        self.advance(.25*done/max(1, len(self.shots)*(1 + align)),
+                     'Aligning' if align else 'Reading')
     self.advance(0, 'Reading')
     model, facts = load_restorer()
     photographs = load_frames(choice.given, align, names=choice.names, tick=tick)
     self.advance(.25, 'Looking for lamps, shadows and things in the way')
-    plan, H, self.doubt = plan_frames(model, photographs), photographs.size[0], strangers(photographs)
-    for strip in restored_strips(model, photographs, plan, rows=-(-H//8), cut=facts.get('threshold', .5)):
+    plan, H, self.doubt = plan_frames(
+        model, photographs), photographs.size[0], strangers(photographs)
+    for strip in restored_strips(model, photographs, plan, rows=-(-H//8),
+                                 cut=facts.get('threshold', .5)):
         strips.append(strip)
         self.advance(.5 + .5*len(strips)/8, 'Taking them off')
     return joined(strips)
@@ -310,11 +352,14 @@ def take_in(self:RestoreApp):
 def report(self:RestoreApp)->str:
     "What was done, in a sentence or three."
     found = self.restored
-    (T, H, W), dropped = found.frames.shape[2:], [m.name for m in found.matches if m.status == 'dropped']
+    (T, H, W), dropped = found.frames.shape[2:], [m.name for m in found.matches if m.status
+                                                  == 'dropped']
     said = f'{T} photograph{"s"*(T > 1)} of {W}×{H} pixels restored.'
-    if dropped: said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
+    if dropped:
+        said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
     if self.doubt: said += f' {self.doubt}.'
-    if found.hidden: said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
+    if found.hidden:
+        said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
     return said
 
 # %% ../nbs/62_restore_app.ipynb #cell-029
@@ -324,9 +369,11 @@ def packed(
     "All layers as PNG."
     stems, content = safe_stems(restored.names), io.BytesIO()
     with zipfile.ZipFile(content, 'w') as archive:
-        for name in ('source', 'confidence'): archive.writestr(f'{name}.png', png_bytes(getattr(restored, name)[0]))
+        for name in ('source', 'confidence'):
+            archive.writestr(f'{name}.png', png_bytes(getattr(restored, name)[0]))
         for name in PER_FRAME:
-            for stem, picture in zip(stems, getattr(restored, name)[0].unbind(1)): archive.writestr(f'{name}/{stem}.png', png_bytes(picture))
+            for stem, picture in zip(stems, getattr(restored, name)[0].unbind(1)):
+                archive.writestr(f'{name}/{stem}.png', png_bytes(picture))
     return content.getvalue()
 
 @patch
@@ -337,9 +384,11 @@ def download(self:RestoreApp, button):
     try:
         if kind == 'zip': content = packed(self.restored)
         else:
-            content = write_openraster(Path(self.folder.name)/'restored.ora', self.restored, self.restored.frames, self.restored.names).read_bytes()
+            content = write_openraster(Path(self.folder.name)/'restored.ora', self.restored,
+                                       self.restored.frames, self.restored.names).read_bytes()
         data = base64.b64encode(content).decode()
-        self.at['link'].value = (f'<a download="restored.{kind}" href="data:application/{"zip" if kind == "zip" else "octet-stream"};base64,{data}">'
+        self.at['link'].value = (f'<a download="restored.{kind}" '
+                                 f'href="data:application/{"zip" if kind == "zip" else "octet-stream"};base64,{data}">'
                                  f'<b>Save restored.{kind}</b></a> ({len(content)/1e6:.1f} MB)')
     except Exception as error: self.at['link'].value = html.escape(str(error))
 

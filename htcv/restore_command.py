@@ -35,7 +35,8 @@ def _tell(line:str):
     try: print(_spelled(line, sys.stdout), flush=True)
     except OSError as error:
         if error.errno != errno.EPIPE: _say(f'the summary could not be printed: {error}', line)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # nothing is flushed at the end
+        # nothing is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 def _some(lines:list, most:int=20)->list:
     "Not ten thousand lines."
@@ -106,7 +107,8 @@ def _check_device(device:str)->str:
     import torch
     try: torch.zeros(1, device=device).add(1).cpu()
     except Exception as error:
-        raise ValueError(f'there is no device {printable(device)} here; leave --device out, or take cpu') from error
+        raise ValueError(f'there is no device {printable(device)} here; leave --device out, or '
+                         f'take cpu') from error
     return device
 
 # %% ../nbs/61_restore_command.ipynb #cell-015
@@ -133,18 +135,21 @@ def write_restoration(
     photographs = load_frames(given, align, reference, folder=work, tick=step)
     step.close()
     settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align)
-    record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {}, progress)
+    record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {},
+                            progress)
     del photographs
     shutil.rmtree(work)
     return record
 
 # %% ../nbs/61_restore_command.ipynb #cell-016
-def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped, progress)->dict:
+def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped,
+                   progress)->dict:
     "Strips to files, and what is to be told about them."
     from htcv.restore import plan_frames, restored_strips, strangers
     from htcv import restored_files as files
     step = Progress(photographs.size[0], 'restoring', progress)
-    chosen = dict(fill=settings['fill'], threshold=settings['threshold'], cut=facts.get('threshold', .5))
+    chosen = dict(fill=settings['fill'], threshold=settings['threshold'],
+                  cut=facts.get('threshold', .5))
     plan = plan_frames(model, photographs)
     with files.StripWriter(draft, photographs, layers or ora, settings['fill']) as writer:
         for strip in restored_strips(model, photographs, plan, layers=writer.layers, **chosen):
@@ -157,7 +162,8 @@ def _restore_files(draft, photographs, model, facts, settings, layers, ora, skip
     record = files.describe(photographs, writer, skipped, facts, settings, strangers(photographs))
     if ora: files.write_ora(draft, photographs)
     for name in PER_FRAME if ora and not layers else (): shutil.rmtree(draft/name)
-    files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden']), draft/'contact_sheet.png')
+    files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden']),
+                     draft/'contact_sheet.png')
     files.write_record(draft, record)
     return record
 
@@ -192,9 +198,11 @@ def restore_folder(
     paths, skipped = find_photographs(given)
     check_options(options.get('fill', 'model'), options.get('threshold'))
     place = Path(os.path.realpath(out))
-    if any(place in Path(os.path.realpath(path)).parents for path in paths) and place.exists() and force:
+    if any(place in Path(os.path.realpath(path)).parents
+           for path in paths) and place.exists() and force:
         raise ValueError(f'{printable(out)} holds the photographs themselves: choose another --out')
-    with atomic_folder(out, foreign_file, force) as draft: return write_restoration(draft, paths, skipped, **options)
+    with atomic_folder(out, foreign_file, force) as draft:
+        return write_restoration(draft, paths, skipped, **options)
 
 # %% ../nbs/61_restore_command.ipynb #cell-024
 def restore_one(
@@ -219,7 +227,8 @@ def restore_one(
 
 def _mentioned(record:dict)->list:
     "What is to be said about one of many that went well."
-    dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status'] == 'dropped']
+    dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status']
+               == 'dropped']
     left = [f'left out {name} ({why})' for name, why in record['left_out'].items() if why in _TOLD]
     hidden = [f"no frame shows {_percent(record['hidden'])} of it"] if record['hidden'] else []
     return [*_some(dropped + left, 5), *record['notes'], *hidden]
@@ -240,8 +249,10 @@ def _side_by_side(work:dict, jobs:int, done, options:dict)->None:
     left = dict(work)
     for attempt in range(2):
         threads = max(1, (os.cpu_count() or 1)//jobs)
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _prepare, (threads,)) as pool:
-            tasks = {pool.submit(restore_one, *pair, **options): name for name, pair in left.items()}
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _prepare,
+                                 (threads,)) as pool:
+            tasks = {pool.submit(restore_one, *pair, **options): name
+                     for name, pair in left.items()}
             try:
                 for task in as_completed(tasks):
                     try: result = task.result()
@@ -270,7 +281,8 @@ def restore_each(
     if jobs < 1: raise ValueError(f'jobs are at least 1; got {jobs}')
     out.mkdir(parents=True, exist_ok=True)
     results = {} if results is None else results
-    work, step = {name: (Path(root)/name, out/name) for name in names}, Progress(len(names), 'sequences', progress)
+    work, step = {name: (Path(root)/name, out/name) for name in names}, Progress(len(names),
+        'sequences', progress)
     def done(result): results[result[0]] = result; step()
     try:
         if jobs > 1: _side_by_side(work, jobs, done, options)
@@ -283,7 +295,8 @@ def restore_each(
 def _probability(word:str)->float:
     "A threshold, or what argparse says instead."
     value = float(word)
-    if not 0 < value <= 1: raise argparse.ArgumentTypeError(f'a threshold lies in (0, 1]; got {word}')
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'a threshold lies in (0, 1]; got {word}')
     return value
 
 EXAMPLES = """examples:
@@ -300,14 +313,25 @@ OPTIONS = {
     '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
     '--force': dict(action='store_true', help='replace a result that is there'),
-    '--align': dict(action='store_true', help='lay hand-held photographs on each other; those that do not match are dropped, by name'),
-    '--reference': dict(metavar='NAME', help='the photograph that the others are laid on (default: the best)'),
-    '--weights': dict(metavar='FILE', help='a safetensors file, as save_decomposer writes it, or `fusion` or `fusion-small` (default: fusion)'),
-    '--layers': dict(action=argparse.BooleanOptionalAction, default=True, help='shadow, light, mask and occluder of each photograph'),
+    '--align': dict(action='store_true',
+                    help='lay hand-held photographs on each other; those that do not match are '
+                         'dropped, by name'),
+    '--reference': dict(metavar='NAME',
+                        help='the photograph that the others are laid on (default: the best)'),
+    '--weights': dict(metavar='FILE',
+                      help='a safetensors file, as save_decomposer writes it, or `fusion` or '
+                           '`fusion-small` (default: fusion)'),
+    '--layers': dict(action=argparse.BooleanOptionalAction, default=True,
+                     help='shadow, light, mask and occluder of each photograph'),
     '--ora': dict(action='store_true', help='all layers in one OpenRaster file too'),
-    '--fill': dict(choices=('model', 'none'), default='model', help='where no photograph shows the picture: a guess of the model, or transparent (default: model)'),
-    '--threshold': dict(type=_probability, metavar='P', help='make masks black and white at this probability (default: they stay soft)'),
-    '--each': dict(action='store_true', help='FRAMES is a folder of folders: restore each of them into OUT/<name>'),
+    '--fill': dict(choices=('model', 'none'), default='model',
+                   help='where no photograph shows the picture: a guess of the model, or '
+                        'transparent (default: model)'),
+    '--threshold': dict(type=_probability, metavar='P',
+                        help='make masks black and white at this probability (default: they stay '
+                             'soft)'),
+    '--each': dict(action='store_true',
+                   help='FRAMES is a folder of folders: restore each of them into OUT/<name>'),
     '--jobs': dict(type=int, default=1, metavar='N', help='with --each: so many at a time'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
@@ -316,8 +340,10 @@ def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
     plain = partial(argparse.RawDescriptionHelpFormatter, width=96)
-    parser = argparse.ArgumentParser('htcv_restore', description=about, epilog=EXAMPLES, formatter_class=plain)
-    parser.add_argument('frames', nargs='+', metavar='FRAMES', help='a folder of photographs, or the photographs themselves')
+    parser = argparse.ArgumentParser('htcv_restore', description=about, epilog=EXAMPLES,
+                                     formatter_class=plain)
+    parser.add_argument('frames', nargs='+', metavar='FRAMES',
+                        help='a folder of photographs, or the photographs themselves')
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
@@ -326,7 +352,8 @@ def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
     for word in words:
-        matches = sorted(glob.glob(word), key=natural) if glob.has_magic(word) and not os.path.lexists(word) else []
+        matches = sorted(
+            glob.glob(word), key=natural) if glob.has_magic(word) and not os.path.lexists(word) else []
         if not matches and not os.path.exists(word):
             raise FileNotFoundError(f'{printable(word)} ' + (
                 'fits no file' if glob.has_magic(word) else 'does not exist'))
@@ -340,13 +367,18 @@ def _said_of(record:dict)->list:
     aligned = [m for m in record['alignment'] if m['status'] == 'aligned']
     lines = _some([f'left out: {printable(name)} ({why})' for name, why in told.items()])
     lines += [f"dropped: {printable(m['name'])} ({printable(m['reason'])})" for m in dropped]
-    lines += _some([f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels" for m in aligned])
+    lines += _some([f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels"
+                    for m in aligned])
     lines += record['notes']
     if record['strangers']: lines.append(f"mind: {record['strangers']} (--align)")
-    if len(record['order']) == 1: lines.append('one photograph cannot be restored: there is nothing to compare it '
-                                               'with; take more, with the lamp and what hides it elsewhere')
-    if record['hidden']: lines += ['what no photograph shows (#):', *('  ' + row for row in record['unseen_map'])]
-    return lines + [f"one more photograph with {need['one_more_with']} would help: {_percent(need['share'])} of the "
+    if len(record['order']) == 1:
+        lines.append('one photograph cannot be restored: there is nothing to compare it '
+                                               'with; take more, with the lamp and what hides it '
+                                               'elsewhere')
+    if record['hidden']:
+        lines += ['what no photograph shows (#):', *('  ' + row for row in record['unseen_map'])]
+    return lines + [f"one more photograph with {need['one_more_with']} would help: "
+                    f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
 # %% ../nbs/61_restore_command.ipynb #cell-034
@@ -355,21 +387,28 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
     began, given = time.monotonic(), _given(options.frames)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # said below
-        record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force, progress=True, **rest)
+        record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force,
+                                progress=True, **rest)
     done['finished'] = True
     _say(*_said_of(record))
-    guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)' if options.fill == 'model' else 'left out')
-    _tell(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by none of them: "
-          f"{_percent(record['hidden'])} of the picture" + (f': {guess}' if record['hidden'] else ''))
-    _say(f'look at {printable(options.out)}/contact_sheet.png; it took {_duration(time.monotonic() - began)}')
+    guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
+                                      if options.fill == 'model' else 'left out')
+    _tell(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by "
+          f"none of them: "
+          f"{_percent(record['hidden'])} of the picture"
+          + (f': {guess}' if record['hidden'] else ''))
+    _say(f'look at {printable(options.out)}/contact_sheet.png; it took '
+         f'{_duration(time.monotonic() - began)}')
     return 0
 
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
-    results = restore_each(_given(options.frames)[0], options.out, options.jobs, progress=True, force=options.force,
+    results = restore_each(_given(options.frames)[0], options.out, options.jobs, progress=True,
+                           force=options.force,
                            results=done, **rest)
-    _say(*(f'{status}: {printable(name)}: {printable(why)}' for name, status, why in results if why))
+    _say(*(f'{status}: {printable(name)}: {printable(why)}' for name, status, why in results
+           if why))
     _tell(_counted(results))
     _say(f'it took {_duration(time.monotonic() - began)}')
     return 1 if any(status == 'broken' for _, status, _ in results) else 0
@@ -377,13 +416,15 @@ def _run_each(options, rest:dict, done:dict)->int: # exit status
 def _counted(results:list)->str:
     "3 restored, 1 broken."
     kinds = [status for _, status, _ in results]
-    return ', '.join(f'{kinds.count(kind)} {kind}' for kind in ('restored', 'done before', 'claimed', 'broken') if kind in kinds)
+    return ', '.join(f'{kinds.count(kind)} {kind}'
+                     for kind in ('restored', 'done before', 'claimed', 'broken') if kind in kinds)
 
 # %% ../nbs/61_restore_command.ipynb #cell-035
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
-    finished = [result for result in done.values() if result[1] in ('restored', 'done before')] if options.each else []
+    finished = [result for result in done.values()
+                if result[1] in ('restored', 'done before')] if options.each else []
     if not finished: return 'nothing was written'
     return f'{len(finished)} folders are complete in {printable(options.out)}; the same line does the rest'
 
@@ -391,7 +432,8 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
     options = parser.parse_args(arguments)
     if options.reference and not options.align: raise ValueError('--reference is for --align')
-    if options.each and len(options.frames) != 1: raise ValueError('--each takes one folder of folders')
+    if options.each and len(options.frames) != 1:
+        raise ValueError('--each takes one folder of folders')
     if options.jobs < 1: raise ValueError(f'jobs are at least 1; got {options.jobs}')
     _given(options.frames)
     return options
@@ -405,11 +447,15 @@ def htcv_restore(
     try:
         options = _checked(_parser(), arguments)
         with signals_interrupt():
-            rest = {name: getattr(options, name) for name in ('align', 'reference', 'weights', 'fill', 'threshold', 'layers', 'ora')}
+            rest = {name: getattr(options, name)
+                    for name in ('align', 'reference', 'weights', 'fill', 'threshold', 'layers',
+                                 'ora')}
             rest['device'] = _check_device(options.device) if options.device else _best_device()
             return (_run_each if options.each else _run_one)(options, rest, done)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        _say(f"htcv_restore: {str(error).replace('pass overwrite=True', 'pass --force').replace('pass align=True', 'pass --align')}")
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,
+            PermissionError) as error:
+        _say(f"htcv_restore: "
+             f"{str(error).replace('pass overwrite=True', 'pass --force').replace('pass align=True', 'pass --align')}")
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         text = str(error) or 'not enough memory'

@@ -44,7 +44,8 @@ class PngRows:
         self.parts, self.waiting = [], 0
         kind = {1: 0, 3: 2, 4: 6}[channels]
         header = _chunk(b'IHDR', struct.pack('>IIBBBBB', size[1], size[0], bits, kind, 0, 0, 0))
-        start = with_chunks(b'\x89PNG\r\n\x1a\n' + header, profile if channels > 1 else None, dpi, exif)
+        start = with_chunks(b'\x89PNG\r\n\x1a\n' + header, profile if channels > 1 else None, dpi,
+                            exif)
         path.write_bytes(start)
 
     def add(self, rows:np.ndarray): # (h,W,C) uint8, or uint16 where bits are 16
@@ -89,9 +90,11 @@ class SmallCopy:
         n, (h, step) = len(rows), (len(self.sums), self.height/len(self.sums))
         narrow = cv2.resize(rows, (self.w, n), interpolation=cv2.INTER_AREA).reshape(n, self.w, -1)
         low, y = step*np.arange(h)[:, None], self.top + np.arange(n)[None]
-        share = (np.minimum(low + step, y + 1) - np.maximum(low, y)).clip(0)/step # of row y in small row i
+        # of row y in small row i
+        share = (np.minimum(low + step, y + 1) - np.maximum(low, y)).clip(0)/step
         near = share.any(1)
-        part = np.tensordot(share[near].astype(np.float32), narrow.astype(np.float32)/np.iinfo(rows.dtype).max, 1)
+        part = np.tensordot(share[near].astype(np.float32),
+                            narrow.astype(np.float32)/np.iinfo(rows.dtype).max, 1)
         if self.sums.shape[2] != part.shape[2]: self.sums = np.repeat(self.sums, part.shape[2], 2)
         self.sums[near] += part
         self.top += n
@@ -109,11 +112,13 @@ class StripWriter:
         fill:str='model',        # `none`: the source is transparent where it is not known
     ):
         self.folder, self.photographs, self.size = folder, photographs, photographs.size
-        self.layers, self.fill, self.grey, self.n_frames = layers, fill, photographs.grey, len(photographs)
+        self.layers, self.fill, self.grey, self.n_frames = layers, fill, photographs.grey, len(
+            photographs)
         self.source_bits = 16 if photographs.pixels.dtype == np.uint16 else 8
         self.area = self.hidden = self.rows = 0
         self.coverage, self.errors = np.zeros(self.n_frames), np.zeros(self.n_frames)
-        self.unseen, self.burnt, self.cells = np.zeros((6, 12)), np.zeros((6, 12)), np.zeros((6, 12))
+        self.unseen, self.burnt, self.cells = np.zeros(
+            (6, 12)), np.zeros((6, 12)), np.zeros((6, 12))
         self.files, self.copies, self.stems = {}, {}, safe_stems(photographs.names)
         self.thread, self.task, self.stopped = ThreadPoolExecutor(1), None, False
         check_space(folder, self.size[0]*self.size[1]*(4 + 4*self.n_frames*layers))
@@ -155,7 +160,8 @@ def _one_channel(x:Tensor)->Tensor:
     return x.mean(1, keepdim=True) if x.shape[1] == 3 else x
 
 @patch
-def count(self:StripWriter, strip): # `Restored`: where it is not seen, and where every frame is burnt out
+# `Restored`: where it is not seen, and where every frame is burnt out
+def count(self:StripWriter, strip):
     "Keeps a small map of what no photograph shows."
     hidden = (strip.confidence[0, 0] == 0).numpy()
     burnt = (strip.frames[0].amin((0, 1)) > .99).numpy() & ~hidden
@@ -163,7 +169,8 @@ def count(self:StripWriter, strip): # `Restored`: where it is not seen, and wher
     H, W = self.size
     y, x = (self.rows + np.arange(len(hidden)))*6//H, np.arange(W)*12//W
     for row in np.unique(y):
-        for sums, where in ((self.unseen, hidden), (self.burnt, burnt), (self.cells, np.ones_like(hidden))):
+        for sums, where in ((self.unseen, hidden), (self.burnt, burnt),
+                            (self.cells, np.ones_like(hidden))):
             sums[row] += np.bincount(x, where[y == row].sum(0), 12)
     self.rows += len(hidden)
 
@@ -191,9 +198,11 @@ def write(self:StripWriter, strip): # a `Restored`
     for t in range(self.n_frames if self.layers else 0):
         if self.stopped: return
         mask = strip.occlusion_mask[0, :, t]
-        self.append('shadow', t, strip.shadow[0, :, t]); self.append('light', t, strip.light[0, :, t])
+        self.append('shadow', t, strip.shadow[0, :, t])
+        self.append('light', t, strip.light[0, :, t])
         self.append('occlusion_mask', t, mask)
-        self.append('occlusion_rgb', t, strip.occlusion_rgb[0, :, t]*(mask > .5/255)) # colour where something is
+        # colour where something is
+        self.append('occlusion_rgb', t, strip.occlusion_rgb[0, :, t]*(mask > .5/255))
 
 @patch
 def finish(self:StripWriter)->dict: # what the contact sheet shows
@@ -218,14 +227,17 @@ def small_frame(
     return torch.cat([copy.picture() for copy in copies])
 
 # %% ../nbs/60_restored_files.ipynb #cell-018
-PLACES = [[f'{row} {column}'.replace('middle centre', 'centre') for column in ('left', 'centre', 'right')]
+PLACES = [[f'{row} {column}'.replace('middle centre', 'centre')
+           for column in ('left', 'centre', 'right')]
           for row in ('upper', 'middle', 'lower')]
 
 @patch
-def advice(self:StripWriter)->list: # of dicts: what would help, for how much of the picture, and where
+# of dicts: what would help, for how much of the picture, and where
+def advice(self:StripWriter)->list:
     "Which further photograph would show what none of these shows."
     needs = []
-    for counts, what in ((self.unseen, 'what hides it elsewhere'), (self.burnt, 'the lamp elsewhere')):
+    for counts, what in ((self.unseen, 'what hides it elsewhere'),
+                         (self.burnt, 'the lamp elsewhere')):
         share = counts.sum()/max(self.area, 1)
         if share < 1e-3: continue
         thirds = counts.reshape(3, 2, 3, 4).sum((1, 3))
@@ -252,17 +264,22 @@ def contact_sheet(
     H, W = small['source'].shape[-2:]
     columns, ratio = max(len(shown), 6), H/W
     figure = plt.figure(figsize=(columns*1.1 + .2, columns*1.1/3*ratio + len(rows)*1.1*ratio + .9))
-    big, table = figure.add_gridspec(2, 1, height_ratios=[columns/3*ratio*1.1, len(rows)*ratio*1.1], hspace=.5/len(rows), left=.06, right=1, top=.97, bottom=0)
+    big, table = figure.add_gridspec(2, 1, height_ratios=[columns/3*ratio*1.1, len(rows)*ratio*1.1],
+                                     hspace=.5/len(rows), left=.06, right=1, top=.97, bottom=0)
     big = big.subgridspec(1, 3, wspace=.03)
     share = f'confidence: {100*hidden:.3g}% shown by no frame' if hidden else 'confidence'
-    for j, (picture, title) in enumerate([(small['frames'][shown[len(shown)//2]], _title(names[shown[len(shown)//2]], 40)), (small['source'], 'source'), (small['confidence'], share)]):
+    for j, (picture, title) in enumerate([(small['frames'][shown[len(shown)//2]],
+                                           _title(names[shown[len(shown)//2]], 40)),
+                                           (small['source'], 'source'),
+                                           (small['confidence'], share)]):
         _show(figure.add_subplot(big[j]), _opaque(picture), title)
     table = table.subgridspec(len(rows), columns, wspace=.04, hspace=.04)
     for i, row in enumerate(rows):
         for j, t in enumerate(shown):
             axis = figure.add_subplot(table[i, j])
             picture = small[row][t]
-            if row == 'occlusion_rgb': picture = 1 - small['occlusion_mask'][t][:1]*(1 - picture) # cut out
+            # cut out
+            if row == 'occlusion_rgb': picture = 1 - small['occlusion_mask'][t][:1]*(1 - picture)
             _show(axis, _opaque(picture), _title(names[t], 14) if i == 0 else '')
             if j == 0: axis.set_ylabel(row.replace('_', '\n'), fontsize=8)
     return figure
@@ -305,7 +322,8 @@ def write_ora(
     "Source and layers in one file for paint programs; each frame is a group named after its photograph."
     stems, size = safe_stems(photographs.names), (len(photographs), *photographs.size)
     stored = {name: LazyFrames([folder/name/f'{stem}.png' for stem in stems],
-                               (1, 1 if name == 'occlusion_mask' else 3, *size)) for name in PER_FRAME}
+                               (1, 1 if name == 'occlusion_mask' else 3, *size))
+                               for name in PER_FRAME}
     source = read_image(folder/'source.png', background=background)[None]
     write_openraster(folder/'layers.ora', Layers(source, **stored), profile=photographs.profile,
                      names=[printable(name) for name in photographs.names])
@@ -325,11 +343,14 @@ def describe(
                     correlation=m.correlation, reason=m.reason,
                     homography=None if m.homography is None else m.homography.tolist())
                for m in photographs.matches]
-    frames = [dict(name=name, stem=stem, coverage=float(c/writer.area), recomposition_error=float(e/writer.area) if writer.layers else None)
+    frames = [dict(name=name, stem=stem, coverage=float(c/writer.area),
+                   recomposition_error=float(e/writer.area) if writer.layers else None)
               for name, stem, c, e in zip(names, stems, writer.coverage, writer.errors)]
     return dict(format='htcv.restored.1', versions=versions(), weights=weights, height=H, width=W,
-                order=list(names), strangers=strangers, composition='shadow_first', settings=settings,
-                hidden=writer.hidden/writer.area, advice=writer.advice(), unseen_map=writer.small_map(),
+                order=list(names), strangers=strangers, composition='shadow_first',
+                settings=settings,
+                hidden=writer.hidden/writer.area, advice=writer.advice(),
+                unseen_map=writer.small_map(),
                 notes=list(photographs.notes), frames=frames, alignment=matches, left_out=skipped)
 
 def write_record(

@@ -48,7 +48,8 @@ def render_scenes(
     "Renders scenes without a picture; an interrupted run goes on where it stopped."
     out, shape = Path(out), (size, size) if isinstance(size, int) else tuple(size)
     if min(scenes, frames, samples) < 1 or min(shape) < 16:
-        raise ValueError(f'need at least one scene, frame and sample, and 16×16 pixels; got {scenes}, {frames}, '
+        raise ValueError(f'need at least one scene, frame and sample, and 16×16 pixels; got '
+                         f'{scenes}, {frames}, '
                          f'{samples}, {shape}')
     find_blender()
     config = dict(kind='scenes', frames=frames, size=list(shape), seed=seed, samples=samples,
@@ -231,7 +232,8 @@ def pack_scenes(
     folder, path = Path(folder), Path(path)
     files = sorted(folder.glob('*.npz'), key=lambda file: int(file.stem))
     if not files or not (folder/'rendering.json').is_file():
-        raise FileNotFoundError(f'{folder} holds no rendered scenes: fill it with htcv_render --scenes')
+        raise FileNotFoundError(f'{folder} holds no rendered scenes: fill it with htcv_render '
+                                f'--scenes')
     path.parent.mkdir(parents=True, exist_ok=True)
     note = dict(version=PACK_VERSION, made=json.loads((folder/'rendering.json').read_text()),
                 scenes=[])

@@ -33,8 +33,10 @@ def is_raw_tiff(
 )->bool:
     "Is this TIFF what a camera's sensor saw, rather than a picture?"
     first, tags = pages[0], pages[0].tags
-    if DNG_VERSION in tags or any(int(p.photometric) in (CFA, LINEAR_RAW) for p in pages): return True
-    below = [p for p in pages[1:] if p.imagewidth*p.imagelength > first.imagewidth*first.imagelength]
+    if DNG_VERSION in tags or any(int(p.photometric) in (CFA, LINEAR_RAW) for p in pages):
+        return True
+    below = [p for p in pages[1:]
+             if p.imagewidth*p.imagelength > first.imagewidth*first.imagelength]
     if below and int(first.subfiletype) & 1: return True
     if MAKE not in tags: return False
     known = sum(sum(p.databytecounts) for p in pages)
@@ -46,7 +48,8 @@ def _tiff_kind(page)->tuple:
     "What pages must share to be frames of one stack."
     return page.samplesperpixel, int(page.photometric), str(page.dtype)
 
-def frame_pages(pages:list)->tuple[tuple, tuple]: # which pages are frames, and why the others are not
+# which pages are frames, and why the others are not
+def frame_pages(pages:list)->tuple[tuple, tuple]:
     "The pages that are photographs."
     kept, left = [], []
     for i, page in enumerate(pages):
@@ -88,7 +91,8 @@ def _check_tiff(page, data:bytes)->None:
     "What the tags say must be possible, and whole."
     offsets, counts = page.dataoffsets, page.databytecounts
     if len(offsets) != len(counts) or not len(counts): raise ValueError('its strips are not told')
-    if any(o + n > len(data) for o, n in zip(offsets, counts)): raise ValueError('the file ends too early')
+    if any(o + n > len(data) for o, n in zip(offsets, counts)):
+        raise ValueError('the file ends too early')
     if not all(counts): raise ValueError('a strip is empty')
     if page.compression == 5 and not page.is_tiled: _check_lzw(page, data)
     if page.compression == 1 and not page.is_tiled:
@@ -104,7 +108,8 @@ def _check_lzw(page, data:bytes)->None:
     for i, (at, n) in enumerate(zip(page.dataoffsets, page.databytecounts)):
         rows = min(per_strip, page.imagelength - i%n_strips*per_strip)
         wanted = rows*(-(-page.imagewidth*page.bitspersample*samples//8))
-        if len(imagecodecs.lzw_decode(data[at:at + n])) != wanted: raise ValueError(f'strip {i + 1} is damaged')
+        if len(imagecodecs.lzw_decode(data[at:at + n])) != wanted:
+            raise ValueError(f'strip {i + 1} is damaged')
 
 def _refuse_tiff(page)->None:
     "Kinds of numbers that have no one meaning as a picture."
@@ -140,7 +145,8 @@ def _full_range(array:np.ndarray, bits:int, highest)->np.ndarray: # uint8 or uin
     highest = highest[0] if isinstance(highest, tuple) and highest else highest
     if isinstance(highest, int) and 255 < highest < top and array.max() <= highest: top = highest
     if top == full and array.dtype != bool: return array
-    return (array.astype(np.float32)*(full/top)).round().astype(np.uint8 if full == 255 else np.uint16)
+    return (array.astype(np.float32)*(full/top)).round().astype(np.uint8 if full == 255
+        else np.uint16)
 
 # %% ../nbs/00_tiff_images.ipynb #cell-017
 def _channels(array:np.ndarray, kind:int, extra:tuple)->np.ndarray:
@@ -149,7 +155,8 @@ def _channels(array:np.ndarray, kind:int, extra:tuple)->np.ndarray:
     n_colours = array.shape[2] - len(extra)
     n_colours = {RGB: 3, SEPARATED: 4, YCBCR: 3}.get(kind, 1 if n_colours < 3 else 3)
     colours = array[..., :n_colours] if n_colours > 1 else array[..., 0]
-    if n_colours == 4 or array.shape[2] == n_colours or extra[:1] not in ((1,), (2,)): return colours
+    if n_colours == 4 or array.shape[2] == n_colours or extra[:1] not in ((1,), (2,)):
+        return colours
     alpha, full = array[..., n_colours], np.iinfo(array.dtype).max
     if colours.ndim == 2: colours = np.repeat(colours[..., None], 3, axis=2)
     if extra[0] == 1: # multiplied in

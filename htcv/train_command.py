@@ -17,12 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import htcv
-from .decomposer import count_parameters, create_decomposer, load_decomposer, preset_config, save_decomposer, shipped_weights
+from .decomposer import count_parameters, create_decomposer, load_decomposer, preset_config
+from .decomposer import save_decomposer, shipped_weights
 from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion, validate
 from .joint_training import report_stages, stages_before
 from .plots import save_results
-from .scene_bank import RelitSequences, SceneBank, draw_batch, drawn_scenes, rendered_scenes, sample_images
+from .scene_bank import RelitSequences, SceneBank, draw_batch, drawn_scenes, rendered_scenes
+from .scene_bank import sample_images
 from .sequences import SequenceDataset, make_splits, read_split, sequence_ids
 from .training import Settings, default_settings, throughout
 from .training import train as train_stage
@@ -40,7 +42,8 @@ def prepare_data(
 )->dict: # what there is, by name
     "Everything a training needs, made once; what is there already is kept."
     home = Path(home); home.mkdir(parents=True, exist_ok=True)
-    counts = gather_pictures(home/'pictures', on_progress=lambda name, done, total: tell(f'pictures: {done}/{total} {name}'), **options)
+    counts = gather_pictures(home/'pictures', on_progress=lambda name, done,
+                             total: tell(f'pictures: {done}/{total} {name}'), **options)
     for part, share in (('train', 1), ('validation', 8)):
         path = home/f'scenes-{part}.safetensors'
         if not path.exists():
@@ -50,8 +53,10 @@ def prepare_data(
         path = home/f'images-{part}.safetensors'
         if not path.exists():
             tell(f'sampling {max(24, images//share)} images ({part})')
-            _save(path, dict(images=sample_images(max(24, images//share), size, home/'pictures'/part, seed=(part, seed))))
-    return dict(pictures={part: counts[part] for part in ('train', 'validation')}, drawn=drawn, images=images, size=size, seed=seed)
+            _save(path, dict(images=sample_images(max(24, images//share), size,
+                                                  home/'pictures'/part, seed=(part, seed))))
+    return dict(pictures={part: counts[part] for part in ('train', 'validation')}, drawn=drawn,
+                images=images, size=size, seed=seed)
 
 def load_data(
     home:str|Path, # as `prepare_data` left it
@@ -62,10 +67,13 @@ def load_data(
     for part in ('train', 'validation'):
         scenes, images = home/f'scenes-{part}.safetensors', home/f'images-{part}.safetensors'
         for path in (scenes, images):
-            if not path.exists(): raise FileNotFoundError(f'{path} is missing: run htcv_train --prepare --data {home}')
+            if not path.exists():
+                raise FileNotFoundError(f'{path} is missing: run htcv_train --prepare --data '
+                                        f'{home}')
         drawn = SceneBank(**load_file(scenes))
         banks = dict(drawn=drawn, rendered=rendered_scenes(part, size=drawn.bare.shape[-1]))
-        sets.append(RelitSequences(banks, load_file(images)['images'], augment=part == 'train', seed=(part, seed)))
+        sets.append(RelitSequences(banks, load_file(images)['images'], augment=part == 'train',
+                                   seed=(part, seed)))
     return tuple(sets)
 
 # %% ../nbs/44_train_command.ipynb #cell-006
@@ -105,11 +113,13 @@ def best_threshold_of(
     "The threshold of the mask with the highest overlap on validation sequences."
     counts = torch.zeros(len(THRESHOLDS), 3)
     for name, shares in VALIDATION.items():
-        kind = RelitSequences(data.banks, data.images, shares, augment=False, seed=('threshold', name))
+        kind = RelitSequences(data.banks, data.images, shares, augment=False,
+                              seed=('threshold', name))
         for number in range(batches):
             batch = draw_batch(kind, number, 2, 10, data.images.shape[-1])
             mask = model(batch['frames']).occlusion_mask
-            for i, threshold in enumerate(THRESHOLDS): counts[i] += mask_counts(mask, batch['occlusion_mask'], threshold).float().sum(0)
+            for i, threshold in enumerate(THRESHOLDS):
+                counts[i] += mask_counts(mask, batch['occlusion_mask'], threshold).float().sum(0)
     overlap = counts[:, 0]/counts.sum(1).clamp(min=1)
     return THRESHOLDS[int(overlap.argmax())], float(overlap.max())
 
@@ -124,11 +134,15 @@ def publish(
     "Weights, card, and the curve in `results/`."
     model, recipe = run.averaged(), run.recipe
     threshold, overlap = best_threshold_of(model, validation)
-    facts = dict(preset=recipe.preset, parameters=sum(count_parameters(model).values()), recipe=asdict(recipe), step=run.step,
-                 hours=round(run.seconds/3600, 2), data=data.description, commit=commit, threshold=threshold, overlap=round(overlap, 3),
+    facts = dict(preset=recipe.preset, parameters=sum(count_parameters(model).values()),
+                 recipe=asdict(recipe), step=run.step,
+                 hours=round(run.seconds/3600, 2), data=data.description, commit=commit,
+                 threshold=threshold, overlap=round(overlap, 3),
                  curve=run.curve)
-    save_decomposer(model, path, half=True, threshold=threshold, order='shadow_first', seed=recipe.seed, commit=commit, step=run.step,
-                    recipe=json.dumps(asdict(recipe)), data=json.dumps(data.description, default=str))
+    save_decomposer(model, path, half=True, threshold=threshold, order='shadow_first',
+                    seed=recipe.seed, commit=commit, step=run.step,
+                    recipe=json.dumps(asdict(recipe)),
+                    data=json.dumps(data.description, default=str))
     return facts
 
 def write_card(
@@ -139,12 +153,18 @@ def write_card(
     parts = [CARD]
     for preset, of in facts.items():
         recipe, last = of['recipe'], of['curve'][-1] if of['curve'] else {}
-        scores = '; '.join(f"{kind}: " + ', '.join(f'{key.replace("_", " ")} {last[kind][key]:.{1 if "psnr" in key else 3}f}'
-                           for key in ('psnr', 'psnr_after_gain', 'iou', 'shadow_mae', 'light_mae') if key in last[kind]) for kind in VALIDATION if kind in last)
-        parts += [f'## `{preset}`', '', f"- {of['parameters']/1e6:.2f} million parameters, half floats",
-                  f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed {recipe['seed']}, code at commit {of['commit'] or 'unknown'}",
+        scores = '; '.join(f"{kind}: "
+                           + ', '.join(f'{key.replace("_", " ")} '
+                                       f'{last[kind][key]:.{1 if "psnr" in key else 3}f}'
+                           for key in ('psnr', 'psnr_after_gain', 'iou', 'shadow_mae', 'light_mae')
+                           if key in last[kind]) for kind in VALIDATION if kind in last)
+        parts += [f'## `{preset}`', '',
+                  f"- {of['parameters']/1e6:.2f} million parameters, half floats",
+                  f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed "
+                  f"{recipe['seed']}, code at commit {of['commit'] or 'unknown'}",
                   f'- recipe {json.dumps(recipe)}', f"- data {json.dumps(of['data'], default=str)}",
-                  f"- threshold {of['threshold']} of the mask: the highest overlap ({of['overlap']}) on validation sequences",
+                  f"- threshold {of['threshold']} of the mask: the highest overlap "
+                  f"({of['overlap']}) on validation sequences",
                   f'- validation, {scores}' if scores else '- never validated', '']
     Path(path).write_text('\n'.join(parts))
 
@@ -272,7 +292,8 @@ def _check_stages(parser, given, arguments):
                      'its weights are in --out')
     if type(preset_config(given.preset)).__name__ != 'DecomposerConfig':
         parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not '
-                     'hold: htcv_train --prepare makes them; on DATA use --preset report or compact')
+                     'hold: htcv_train --prepare makes them; on DATA use --preset report or '
+                     'compact')
     for name, value in OF_STAGES.items():
         if getattr(given, name) is None: setattr(given, name, value)
     if given.devices*given.nodes > 1 and arguments is not None:
@@ -311,33 +332,47 @@ def _train_stages(given, tell):
 # %% ../nbs/44_train_command.ipynb #cell-026
 def _parser()->argparse.ArgumentParser:
     "The options of `htcv_train`."
-    parser = argparse.ArgumentParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter, description=(
+    parser = argparse.ArgumentParser('htcv_train',
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     description=(
         'Trains the model that ships. One of:\n'
         '  htcv_train --prepare                      images and scenes, once\n'
-        '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not depend on the machine\n'
-        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with --steps N make it longer\n'
+        '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not '
+        'depend on the machine\n'
+        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with '
+        '--steps N make it longer\n'
         '  htcv_train --preset fusion --publish      weights and card\n'
         '  htcv_train DATA --preset report           the stages of the report, on a folder'))
     add = parser.add_argument
-    add('--prepare', action='store_true', help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is given')
+    add('--prepare', action='store_true',
+        help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is '
+             'given')
     add('--preset', default='fusion', 
         help='of the network: fusion (the default) or fusion-small; with DATA: report or compact')
     length = parser.add_mutually_exclusive_group()
-    length.add_argument('--hours', type=float, help='length of the whole run, by timing a few steps on this machine')
+    length.add_argument('--hours', type=float,
+                        help='length of the whole run, by timing a few steps on this machine')
     length.add_argument('--steps', type=int, 
                         help='length of the whole run in steps; with DATA: of every stage')
-    add('--resume', action='store_true', help="go on with the run in --out, with that run's own recipe")
-    add('--start', metavar='FILE', help='begin from the weights in FILE, with a short warm-up, at the step that it was saved at (needs --steps)')
+    add('--resume', action='store_true',
+        help="go on with the run in --out, with that run's own recipe")
+    add('--start', metavar='FILE',
+        help='begin from the weights in FILE, with a short warm-up, at the step that it was saved '
+             'at (needs --steps)')
     add('--until', type=int, metavar='STEP', help='stop at this step; --resume goes on from there')
     add('--publish', action='store_true', help='write the moving average as weights with a card')
-    add('--weights', metavar='FILE', help='where --publish writes (default: OUT/PRESET.safetensors; in a clone, htcv/weights/PRESET.safetensors ships it)')
+    add('--weights', metavar='FILE',
+        help='where --publish writes (default: OUT/PRESET.safetensors; in a clone, '
+             'htcv/weights/PRESET.safetensors ships it)')
     add('--data', default='data', metavar='FOLDER', help='what --prepare made (default: data)')
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
     add('--threads', type=int, default=1, help='of the processor (default: 1)')
-    add('--sequences', type=int, default=4, help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
+    add('--sequences', type=int, default=4,
+        help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
     add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
-    add('--set', action='append', default=[], metavar='FIELD=VALUE', help='a field of the network that differs, e.g. --set look_again=false: for ablations')
+    add('--set', action='append', default=[], metavar='FIELD=VALUE',
+        help='a field of the network that differs, e.g. --set look_again=false: for ablations')
     return _stage_options(parser)
 
 # %% ../nbs/44_train_command.ipynb #cell-027
@@ -357,13 +392,17 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
         parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
     for name in POSITIVE:
         value = getattr(given, name)
-        if value is not None and not value > 0: parser.error(f'--{name} must be above 0; got {value}')
+        if value is not None and not value > 0:
+            parser.error(f'--{name} must be above 0; got {value}')
     if given.folder is not None: return given
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
-    if not (given.prepare or given.resume or given.publish or length): parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
+    if not (given.prepare or given.resume or given.publish or length):
+        parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
     if begun and length and not (given.resume and given.steps):
-        parser.error(f'{given.out} holds a run already: --resume goes on with it, --resume --steps N makes it longer; or give another --out')
-    if not begun and (given.resume or given.publish and not length): parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
+        parser.error(f'{given.out} holds a run already: --resume goes on with it, --resume --steps '
+                     f'N makes it longer; or give another --out')
+    if not begun and (given.resume or given.publish and not length):
+        parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
     if given.start and not given.steps:
         parser.error('--start needs --steps: those of the whole run')
     return given
@@ -376,20 +415,25 @@ def _changes(items:list)->dict: # field -> value
         name, sign, value = item.partition('=')
         if not sign: raise ValueError(f'--set needs FIELD=VALUE; got {item!r}')
         try: changes[name] = json.loads(value)
-        except json.JSONDecodeError as error: raise ValueError(f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
     return changes
 
 # %% ../nbs/44_train_command.ipynb #cell-029
 def _begin(given, data)->Recipe:
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     recipe = Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed)
-    if given.hours: recipe = replace(recipe, steps=steps_in(given.hours, recipe, data.to(given.device), given.device))
+    if given.hours:
+        recipe = replace(recipe, steps=steps_in(given.hours, recipe, data.to(given.device),
+                                                given.device))
     if not given.start: return recipe
     run = TrainingRun(recipe, given.device)
     with safe_open(given.start, 'pt') as file: notes = file.metadata() or {}
     weights = load_decomposer(given.start, given.device).state_dict()
     run.model.load_state_dict(weights)
-    run.average, run.step = {name: x.clone() for name, x in weights.items()}, int(notes.get('step', 0))
+    run.average, run.step = {name: x.clone()
+                             for name, x in weights.items()}, int(notes.get('step', 0))
     run.recipe = recipe = replace(recipe, restart=run.step)
     given.out.mkdir(parents=True, exist_ok=True)
     run.save(given.out/'run.pt')
@@ -404,7 +448,8 @@ def _lengthen(folder:Path, steps:int):
 
 def _commit()->str:
     "The commit of the code, where it is a clone."
-    said = subprocess.run(['git', 'log', '-1', '--format=%h'], cwd=Path(htcv.__file__).parent, capture_output=True, text=True)
+    said = subprocess.run(['git', 'log', '-1', '--format=%h'], cwd=Path(htcv.__file__).parent,
+                          capture_output=True, text=True)
     return said.stdout.strip() if said.returncode == 0 else ''
 
 # %% ../nbs/44_train_command.ipynb #cell-030

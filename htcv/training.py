@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .decomposer import Decomposer, create_decomposer, load_decomposer, preset_config, save_decomposer
+from .decomposer import Decomposer, create_decomposer, load_decomposer, preset_config
+from .decomposer import save_decomposer
 from .plots import artefact_folder, by_scale, save_results
 from .sequences import augmented, sequence_loader
 from .synthesis import synthesize
@@ -67,7 +68,8 @@ class SyntheticPool(Dataset):
         self.description = dict(length=length, n_frames=n_frames, size=size, seed=seed,
                                 augment=augment, **options)
         self.length, self.augment, self.epoch, chunk = length, augment, 0, 8
-        parts = [synthesize(min(chunk, length - i), n_frames, size, seed=('pool', seed, i), **options)
+        parts = [synthesize(min(chunk, length - i), n_frames, size, seed=('pool', seed, i),
+                            **options)
                  for i in range(0, length, chunk)]
         self.tensors = dict(frames=torch.cat([frames for frames, _ in parts]).half())
         for name in LAYERS:
@@ -112,7 +114,8 @@ class Stage:
     def __post_init__(self):
         unknown = set(self.learns) - set(PARTS)
         if unknown:
-            raise ValueError(f'stage {self.name}: learns must be among {PARTS}; got {sorted(unknown)}')
+            raise ValueError(f'stage {self.name}: learns must be among {PARTS}; got '
+                             f'{sorted(unknown)}')
         if self.steps < 1:
             raise ValueError(f'stage {self.name}: steps must be at least 1; got {self.steps}')
 
@@ -147,7 +150,8 @@ def fingerprint(
 )->str: # 12 hexadecimal digits
     "Weights belong to a stage, its settings and its past: if one of them changes, they are made anew."
     past = fingerprint(stage.after, settings, data) if stage.after else ''
-    text = json.dumps([stage.describe(), asdict(settings), asdict(preset_config(settings.preset)), data, past])
+    text = json.dumps([stage.describe(), asdict(settings), asdict(preset_config(settings.preset)),
+                       data, past])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/06_training.ipynb #cell-017
@@ -364,8 +368,11 @@ def _publish(record:dict):
     steps = len(record['history'])
     sequences = steps*settings['batch_size']*settings['accumulate']
     save_results(f"stage-{stage['name']}", dict(validation=record['validation'], steps=steps),
-                 dict(stage=stage, settings=settings, data=record['data'], fingerprint=record['fingerprint']),
-                 settings['seed'], times=dict(seconds=seconds, sequences_per_second=round(sequences/max(seconds, .1), 1)))
+                 dict(stage=stage, settings=settings, data=record['data'],
+                      fingerprint=record['fingerprint']),
+                 settings['seed'], times=dict(seconds=seconds,
+                                              sequences_per_second=round(
+                                                  sequences/max(seconds, .1), 1)))
 
 def _write_record(path:Path, record:dict):
     "JSON, first beside its place and then moved there."
@@ -392,7 +399,8 @@ def _fit(
     shown = progress and fabric.is_global_zero
     bar = tqdm(total=stage.steps, initial=run.step, desc=stage.name, disable=not shown,
                mininterval=1)
-    patience = stage.patience if settings.schedule == 'plateau' else math.inf # one_cycle ends by itself
+    # one_cycle ends by itself
+    patience = stage.patience if settings.schedule == 'plateau' else math.inf
     while run.step < stage.steps and run.stale < patience:
         started = time.perf_counter()
         run_epoch(run, stage, settings, fabric, data[0], bar if shown else None, workers)

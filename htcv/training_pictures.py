@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from .near_duplicates import cluster, hash_distances, in_benchmark, name_and_group, picture_hash
-from .picture_packages import LEAST, PACKAGES, SIDE, Package, archive_images, download, is_usable
+from .picture_packages import LEAST, PACKAGES, SIDE, Package, archive_images, download
+from .picture_packages import is_usable
 from .picture_packages import normalise_image, whole_images
 from .page_images import page_images, poster_images # still found here
 

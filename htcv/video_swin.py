@@ -134,7 +134,8 @@ class SwinBlock(nn.Module):
         hidden = int(dim*mlp_ratio)
         self.window, self.shifted = window, shifted
         self.attention_norm, self.attention = nn.LayerNorm(dim), WindowAttention(dim, heads, window)
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(),
+                                 nn.Linear(hidden, dim))
 
     def attend(self, x:Tensor)->Tensor: # (B,T,H,W,C) -> the same
         "Pad, roll, cut into windows, attend, and all the way back."
@@ -142,7 +143,8 @@ class SwinBlock(nn.Module):
         window, shift = fit_window(size, self.window, self.shifted)
         x = pad_tokens(x, window)
         if any(shift): x = x.roll([-s for s in shift], dims=(1, 2, 3))
-        y = self.attention(partition_windows(x, window), window, attention_mask(size, window, shift, x.device))
+        y = self.attention(partition_windows(x, window), window,
+                           attention_mask(size, window, shift, x.device))
         x = merge_windows(y, window, x.shape[1:4])
         if any(shift): x = x.roll(shift, dims=(1, 2, 3))
         return x[:, :size[0], :size[1], :size[2]]
@@ -186,7 +188,9 @@ class PatchMerging(nn.Module):
 class Encoder(nn.Module):
     "Video Swin transformer: frames to one feature map for each level, finest first (Liu et al. 2022)."
     def __init__(self,
-        config, # with patch, dim, depths, attention_heads, window, mlp_ratio, and `maps`, the levels' widths
+        # with patch, dim, depths, attention_heads, window, mlp_ratio, and `maps`, the levels'
+        # widths
+        config,
     ):
         super().__init__()
         self.embedding = PatchEmbedding(config.patch, config.dim)

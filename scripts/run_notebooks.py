@@ -7,12 +7,13 @@
                                      where code changed after the outputs below it were made
 
 An execution leaves hashes of the code that it ran in the notebook's metadata (`executed`): the check compares
-them. Comments are not hashed. A notebook that was executed before there were hashes has none and passes.
+them. They are of syntax trees, so comments and line breaks do not count. A notebook that was executed before
+there were hashes has none and passes.
 
 At the default scale (HTCV_SCALE=cpu) notebooks are executed in place. At any other the executed copies go to
 `scratch/<scale>/nbs/`, because what is committed is what the default scale shows.
 """
-import argparse, ast, hashlib, io, os, re, sys, threading, time, tokenize
+import argparse, ast, hashlib, os, re, sys, threading, time
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -85,15 +86,9 @@ def write(path, nb):
 # ---- what was executed ----------------------------------------------------------------------------------------
 
 def code_only(source):
-    "A cell's code without comments and trailing blanks, which change no output; as it is, where it is not Python."
-    lines = source.split("\n")
-    try: tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError): return source
-    for token in tokens:
-        if token.type != tokenize.COMMENT: continue
-        row, column = token.start
-        lines[row - 1] = lines[row - 1][:column].rstrip() or None
-    return "\n".join(line.rstrip() for line in lines if line is not None).strip()
+    "A cell's code as its syntax tree, without comments and line breaks; as it is, where it is not Python."
+    try: return ast.dump(ast.parse(source))
+    except SyntaxError: return source
 
 
 def hashes(nb):
