@@ -249,6 +249,7 @@ def steady_share(
     def near(x): return F.avg_pool2d(x, window, 1, window//2, count_include_pad=False)
     return near(agree)/near(told.to(frames)).clamp(min=1e-6)
 
+# %% ../nbs/01_composition.ipynb #cell-033
 def within_majority(
     source:Tensor,         # (B,3,H,W)
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
@@ -264,7 +265,7 @@ def within_majority(
     bound = torch.minimum(torch.maximum(source, low - slack), high + slack)
     return torch.where(apart.isnan() | (loose == 1), source, bound)
 
-# %% ../nbs/01_composition.ipynb #cell-040
+# %% ../nbs/01_composition.ipynb #cell-041
 def to_light_first(
     layers:Layers # split for `shadow_first`
 )->Layers: # the same frames when composed `light_first`
@@ -274,7 +275,7 @@ def to_light_first(
     light = (picture / shadow.clamp(min=1e-12) - layers.source.unsqueeze(2)).clamp(min=0)
     return replace(layers, shadow=shadow, light=light)
 
-# %% ../nbs/01_composition.ipynb #cell-045
+# %% ../nbs/01_composition.ipynb #cell-046
 def adjusted(
     layers:Layers,            # one sequence or more
     shadow:float=1.,          # 0 takes the shadow off, 1 leaves it
@@ -287,7 +288,7 @@ def adjusted(
     picture = underlying(layers.source, 1 - shadow*(1 - layers.shadow), light*layers.light, order)
     return composite(picture, occlusion*layers.occlusion_mask, layers.occlusion_rgb, mode)
 
-# %% ../nbs/01_composition.ipynb #cell-046
+# %% ../nbs/01_composition.ipynb #cell-047
 def explore_composition(
     layers:Layers # one sequence; the first of a batch is shown
 ):
@@ -309,7 +310,7 @@ def explore_composition(
     *sliders, order, mode = controls.values()
     return widgets.VBox([widgets.HBox(sliders), widgets.HBox([order, mode]), picture])
 
-# %% ../nbs/01_composition.ipynb #cell-047
+# %% ../nbs/01_composition.ipynb #cell-048
 def _strip(
     frames:Tensor, # (C,T,H,W)
 )->bytes: # PNG of the frames side by side

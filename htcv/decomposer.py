@@ -57,7 +57,6 @@ class DecomposerConfig:
 
 # %% ../nbs/05_decomposer.ipynb #cell-006
 REDUCTIONS = ('first', 'mean', 'mean_max')
-
 # channels, window or anything else that is counted; more is a mistake, or meant to fill the memory
 LARGEST = 4096
 
@@ -74,6 +73,7 @@ def _whole_numbers(name:str, values)->tuple:
                          f'three for frames, rows, columns; got {values!r}')
     return tuple(values)
 
+# %% ../nbs/05_decomposer.ipynb #cell-007
 def check_config(c:'DecomposerConfig'):
     "Raises a `ValueError` that says which numbers do not fit together."
     _whole_numbers('dim', [c.dim]), _whole_numbers('norm_groups', [c.norm_groups])
@@ -102,7 +102,7 @@ def check_config(c:'DecomposerConfig'):
     for message, wrong in faults.items():
         if wrong: raise ValueError(message)
 
-# %% ../nbs/05_decomposer.ipynb #cell-007
+# %% ../nbs/05_decomposer.ipynb #cell-008
 DECOMPOSER_PRESETS = {
     'report': DecomposerConfig(patch=(2, 4, 4), dim=96, depths=(2, 2, 6, 2),
                                attention_heads=(3, 6, 12, 24),
@@ -115,7 +115,7 @@ DECOMPOSER_PRESETS = {
                              up_maps=(8, 4), stem=(4, 4)),
 }
 
-# %% ../nbs/05_decomposer.ipynb #cell-010
+# %% ../nbs/05_decomposer.ipynb #cell-011
 class NormConvolution(nn.Sequential):
     "Group norm on the channels that come in → convolution without bias → ReLU."
     def __init__(self,
@@ -133,6 +133,7 @@ class NormConvolution(nn.Sequential):
             x = x.detach().requires_grad_()
         return super().forward(x)
 
+# %% ../nbs/05_decomposer.ipynb #cell-012
 class UpStep(nn.Module):
     "Enlarge, join the skip connection if there is one, convolve twice (3D U-Net, Çiçek et al. 2016)."
     def __init__(self,
@@ -151,7 +152,7 @@ class UpStep(nn.Module):
         x = F.interpolate(x, size=tuple(size), mode='nearest')
         return self.convolutions(x if skip is None else torch.cat([x, skip], dim=1))
 
-# %% ../nbs/05_decomposer.ipynb #cell-012
+# %% ../nbs/05_decomposer.ipynb #cell-014
 def deviations(
     frames:Tensor,      # (B,3,T,H,W) in [0,1]
     cells:int=8,        # of the grid of local means, along each side
@@ -174,7 +175,7 @@ def evidence(
     frames = F.pad(frames, (0, more_w, 0, more_h, 0, 0), mode='replicate')
     return torch.cat([frames, deviations(frames)], dim=1)
 
-# %% ../nbs/05_decomposer.ipynb #cell-014
+# %% ../nbs/05_decomposer.ipynb #cell-016
 class Stem(nn.Module):
     "Fine maps of each frame and its deviations, from full size down, for what is smaller than a token."
     def __init__(self,
@@ -194,7 +195,7 @@ class Stem(nn.Module):
             maps.append(x)
         return maps
 
-# %% ../nbs/05_decomposer.ipynb #cell-015
+# %% ../nbs/05_decomposer.ipynb #cell-017
 class UNetHead(nn.Module):
     "A decoder over the encoder's levels (report: three of them, one for each kind of layer)."
     def __init__(self,
@@ -236,7 +237,7 @@ class UNetHead(nn.Module):
             x = step(x, (x.shape[2] if wait else n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
 
-# %% ../nbs/05_decomposer.ipynb #cell-018
+# %% ../nbs/05_decomposer.ipynb #cell-020
 class Decomposer(nn.Module):
     "One encoder, three heads: a sequence into its layers."
     def __init__(self,
@@ -269,7 +270,7 @@ class Decomposer(nn.Module):
         return self._read({name: self.parts[name](levels, seen)[:, :, :T, :H, :W]
                            for name in heads}, frames)
 
-# %% ../nbs/05_decomposer.ipynb #cell-019
+# %% ../nbs/05_decomposer.ipynb #cell-021
 @patch
 # outputs of the heads, as channels
 def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction:
@@ -298,10 +299,10 @@ def _start_from_nothing(self:Decomposer):
     light.fill_(START['light']); shadow.fill_(START['shadow'])
     self.occlusion.output.bias[0] = START['mask']
 
-# %% ../nbs/05_decomposer.ipynb #cell-021
+# %% ../nbs/05_decomposer.ipynb #cell-023
 register_family(DecomposerConfig, Decomposer, DECOMPOSER_PRESETS)
 
-# %% ../nbs/05_decomposer.ipynb #cell-033
+# %% ../nbs/05_decomposer.ipynb #cell-035
 class Autoencoder(nn.Module):
     "The encoder of a decomposer and one head, skip connections off, that draws the frames again."
     def __init__(self,

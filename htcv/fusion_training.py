@@ -231,7 +231,6 @@ def take_step(
 VALIDATION = dict(hard=dict(changing=1.), smooth=dict(smooth=1.),
                   constant=dict(constant=2., auto_exposure=1., shadow_only=1., light_only=1.,
                                 bracket=1.))
-
 SCORES = ('psnr', 'psnr_after_gain', 'psnr_after_smooth_gain', 'ssim', 'iou', 'shadow_mae',
           'light_mae')
 
@@ -255,6 +254,7 @@ def validate(
         found[name] = {key: round(sum(row[key] for row in rows)/len(rows), 4) for key in SCORES}
     return found
 
+# %% ../nbs/43_fusion_training.ipynb #cell-025
 def score_batch(
     model,              # in evaluation mode
     batch:dict,         # frames (B,3,T,H,W) and the exact layers
@@ -268,7 +268,7 @@ def score_batch(
               | score_masks(seen.occlusion_mask, truth.occlusion_mask, threshold))
     return per_sequence(scores)
 
-# %% ../nbs/43_fusion_training.ipynb #cell-025
+# %% ../nbs/43_fusion_training.ipynb #cell-026
 def train_fusion(
     recipe:Recipe,
     data:RelitSequences,        # to train on
@@ -305,7 +305,7 @@ def train_fusion(
     run.save(path)
     return run
 
-# %% ../nbs/43_fusion_training.ipynb #cell-026
+# %% ../nbs/43_fusion_training.ipynb #cell-027
 def _log(path:Path, record:dict):
     "One line of JSON at the end of the file."
     with open(path, 'a') as file: file.write(json.dumps(record) + '\n')

@@ -61,6 +61,7 @@ def unreadable(
     return ValueError(f'{_called(path)} is damaged or no picture ({reason}): replace it or take it '
                       f'out')
 
+# %% ../nbs/01_images.ipynb #cell-009
 def _called(path)->str:
     "The path, and which image of the file, as a person would say it."
     page = getattr(path, 'page', 0)
@@ -83,7 +84,7 @@ def _check_size(path, width:int, height:int)->None:
                          'scale it down first')
     if not width*height: raise unreadable(path, 'it is empty')
 
-# %% ../nbs/01_images.ipynb #cell-011
+# %% ../nbs/01_images.ipynb #cell-012
 def _exif(picture:Image.Image, more:bytes=b'')->Image.Exif:
     "EXIF data, as far as they can be read."
     try:
@@ -111,12 +112,13 @@ def _open_pillow(data:bytes, kind:str)->Image.Image:
         warnings.simplefilter('ignore')
         return Image.open(io.BytesIO(data), formats=['JPEG', 'MPO'] if kind == 'JPEG' else [kind])
 
+# %% ../nbs/01_images.ipynb #cell-013
 def _register_heif()->None:
     "HEIC is read by an add-on of Pillow, asked for when it is needed."
     import pillow_heif
     pillow_heif.register_heif_opener(thumbnails=False)
 
-# %% ../nbs/01_images.ipynb #cell-012
+# %% ../nbs/01_images.ipynb #cell-014
 def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
     "The header of everything but TIFF and raw files."
     Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS # asked below
@@ -136,7 +138,7 @@ def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
     return ImageHeader(kind, size, turn, tuple(range(min(n_pages, MAX_PAGES + 1))), (), profile,
                        _dpi(picture.info.get('dpi')), exif)
 
-# %% ../nbs/01_images.ipynb #cell-013
+# %% ../nbs/01_images.ipynb #cell-015
 def _tiff_header(data:bytes, path, number:int=0)->ImageHeader:
     "The header of a TIFF, or `raw` if it is a camera's."
     try:
@@ -159,13 +161,14 @@ def _tiff_header(data:bytes, path, number:int=0)->ImageHeader:
                        left,
                        profile, _dpi(dots), exif)
 
-# %% ../nbs/01_images.ipynb #cell-014
+# %% ../nbs/01_images.ipynb #cell-016
 def read_bytes(path:str|Path)->bytes:
     "A file's bytes; what the system says of it is left as it is."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{printable(path)} does not exist')
     return path.read_bytes()
 
+# %% ../nbs/01_images.ipynb #cell-017
 def _raw_size(path)->tuple:
     "What a raw file will be developed to."
     if rawpy is None: raise _refused(path, 'raw')
@@ -181,6 +184,7 @@ def _raw_size(path)->tuple:
     _check_size(path, *size[::-1])
     return size
 
+# %% ../nbs/01_images.ipynb #cell-018
 def read_header(
     path:str|Path,         # one file
     data:bytes|None=None,  # its bytes, where somebody has them
@@ -203,7 +207,7 @@ def image_size(path:str|Path)->tuple: # (H,W), upright
     "What the header says."
     return read_header(path).size
 
-# %% ../nbs/01_images.ipynb #cell-016
+# %% ../nbs/01_images.ipynb #cell-020
 class ImagePage(type(Path())):
     "The path of a file, and one of the images in it; its name says which."
     page = 0 # counted from 0
@@ -224,6 +228,7 @@ def image_page(
     found.page = page
     return found
 
+# %% ../nbs/01_images.ipynb #cell-021
 def expand_pages(
     path:str|Path, # one file
 )->tuple[list, tuple]: # its frames as paths, and what of it is no frame
@@ -235,11 +240,12 @@ def expand_pages(
     if header.pages == (0,): return [path], header.left_out
     return [image_page(path, page) for page in header.pages], header.left_out
 
+# %% ../nbs/01_images.ipynb #cell-022
 def _head(path:str|Path)->bytes:
     "As much of a file as tells its format."
     with open(path, 'rb') as file: return file.read(64)
 
-# %% ../nbs/01_images.ipynb #cell-018
+# %% ../nbs/01_images.ipynb #cell-024
 BENIGN = ('Invalid SOS parameters', 'Unknown Adobe color transform', 'unknown JFIF revision',
           'Inconsistent progression') # libjpeg's warnings that no wrong pixel follows from
 
@@ -262,7 +268,7 @@ def _decode_jpeg(data:bytes, picture:Image.Image)->np.ndarray:
     if colours == 'CMYK': return np.asarray(picture) # Pillow knows which vendors invert it
     return array[..., 0] if colours == 'GRAY' else array
 
-# %% ../nbs/01_images.ipynb #cell-019
+# %% ../nbs/01_images.ipynb #cell-025
 def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, bool]:
     "All formats but TIFF; 16-bit PNGs by OpenCV, of which Pillow would keep half the bits."
     kind = header.format
@@ -281,7 +287,7 @@ def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, 
     if picture.has_transparency_data: return np.asarray(picture.convert('RGBA')), False
     return np.asarray(picture.convert('L' if picture.mode in ('1', 'L') else 'RGB')), False
 
-# %% ../nbs/01_images.ipynb #cell-020
+# %% ../nbs/01_images.ipynb #cell-026
 def _decode_raw(path)->np.ndarray: # (H,W,3) uint16
     "Developed alike for all frames: the camera's white balance, no automatic brightness."
     with rawpy.imread(str(path)) as raw:
@@ -307,7 +313,7 @@ def _like_srgb(profile:bytes, dtype)->bool:
     ramp = np.arange(256, dtype=np.uint8)[None]
     return int(np.abs(convert_colours(ramp, profile)[..., 1].astype(int) - ramp).max()) <= 2
 
-# %% ../nbs/01_images.ipynb #cell-021
+# %% ../nbs/01_images.ipynb #cell-027
 def decode_image(
     path:str|Path, # one file, or an `ImagePage`
 )->tuple[np.ndarray, ImageHeader]: # (H,W), (H,W,3) or (H,W,4), uint8 or uint16, upright; and its header
@@ -335,7 +341,7 @@ def read_samples(
     "The numbers that a file stores: grey, colour, or colour with alpha."
     return decode_image(path)[0]
 
-# %% ../nbs/01_images.ipynb #cell-023
+# %% ../nbs/01_images.ipynb #cell-029
 def decode_draft(
     path:str|Path, # one file
     side:int,      # of the longer side, at least
@@ -354,7 +360,7 @@ def decode_draft(
     return (upright(array, header.orientation),
             header.size) if array.shape == (height, width) else None
 
-# %% ../nbs/01_images.ipynb #cell-025
+# %% ../nbs/01_images.ipynb #cell-031
 def to_tensor(
     array:np.ndarray, # (H,W) or (H,W,C), uint8 or uint16
 )->Tensor: # (C,H,W) in [0,1]
@@ -363,7 +369,7 @@ def to_tensor(
     scaled = array.astype(np.float32) / np.iinfo(array.dtype).max
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
-# %% ../nbs/01_images.ipynb #cell-026
+# %% ../nbs/01_images.ipynb #cell-032
 def read_image(
     path:str|Path,       # one file
     background:float=1., # what shows through transparent parts: 1 white, 0 black
@@ -379,7 +385,7 @@ def read_mask(
     "Reads a mask: 1 where any channel is at least one half."
     return (read_image(path, background=0).amax(0, keepdim=True) >= .5).float()
 
-# %% ../nbs/01_images.ipynb #cell-028
+# %% ../nbs/01_images.ipynb #cell-034
 def check_values(
     name:str,      # for the message
     values:Tensor, # what somebody wants to store
@@ -409,7 +415,7 @@ def write_image(
     array = steps.permute(1, 2, 0).numpy().astype(f'uint{bits}')
     Path(path).write_bytes(cv2.imencode('.png', array[..., ::-1])[1].tobytes())
 
-# %% ../nbs/01_images.ipynb #cell-029
+# %% ../nbs/01_images.ipynb #cell-035
 def resize(
     layer:Tensor,    # (C,H,W) or (C,T,H,W)
     size:tuple,      # (height, width)

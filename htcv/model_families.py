@@ -76,6 +76,7 @@ def register_family(
     CONFIGS[config_class.__name__] = config_class
     PRESETS.update(presets)
 
+# %% ../nbs/03_model_families.ipynb #cell-010
 def load_family(
     name:str # of a configuration, as it stands in the files
 )->bool: # whether it is known
@@ -93,7 +94,7 @@ def preset_config(
     if preset not in PRESETS: raise ValueError(f'preset must be one of {known}; got {preset!r}')
     return PRESETS[preset]
 
-# %% ../nbs/03_model_families.ipynb #cell-010
+# %% ../nbs/03_model_families.ipynb #cell-011
 def create_decomposer(
     preset:str='compact',  # one of `FAMILY_PRESETS`, or registered since
     *,

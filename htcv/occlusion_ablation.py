@@ -34,6 +34,7 @@ WEIGHTINGS = ('batch', 'data', 'none', 'focal')       # of the few positives amo
 # the head before: after §3.2.1, likewise from exact masks, untrained
 STARTS = ('mask', 'exact', 'fresh')
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-008
 @dataclass(frozen=True)
 class MaskRun:
     "What one run of the occlusion head is told, and what its mask costs."
@@ -68,7 +69,7 @@ class MaskRun:
         if self.steps != 150: parts.append(f'{self.steps}-steps')
         return '_'.join(parts)
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-010
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-011
 @torch.no_grad()
 def frozen_answers(
     model:Decomposer, # after its source, light and shadow heads were finetuned
@@ -89,6 +90,7 @@ def frozen_answers(
     answers |= {f'label {name}': mask_target(batch, name).byte() for name in LABELS}
     return dict(frames=tensors['frames'], **answers)
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-012
 def study_data(
     model:Decomposer,  # see `frozen_answers`
     length:int,        # sequences
@@ -102,7 +104,7 @@ def study_data(
              for i in range(0, length, 4)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-013
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-015
 def focal_loss(
     logit:Tensor,     # any shape
     target:Tensor,    # the same, 0 or 1
@@ -127,7 +129,7 @@ def label_loss(
                                                   pos_weight=logit.new_tensor(data_weight))
     return binary_mask_loss(logit, target, weighted=weighting == 'batch')
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-015
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-017
 def run_loss(
     logit:Tensor, # (B,1,T,H,W)
     rgb:Tensor,   # (B,3,T,H,W)
@@ -146,7 +148,7 @@ def run_loss(
         loss = loss + run.label_weight*price
     return loss
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-018
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-020
 def has_bfloat16()->bool:
     "Does this processor multiply bfloat16 in hardware?"
     facts = Path('/proc/cpuinfo')
@@ -167,10 +169,12 @@ def head_answer(
     start = frames.clamp(.01, .99).logit() if config.rgb_residual else 0
     return out[:, :1], (out[:, 1:] + start).sigmoid()
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-021
 def _some(data:dict, index)->dict:
     "Some sequences, as floats."
     return {name: x[index].float() for name, x in data.items()}
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-022
 @torch.no_grad()
 def answers_of(
     model:Decomposer,         # trained
@@ -183,7 +187,7 @@ def answers_of(
     logit, rgb = (torch.cat(x) for x in zip(*parts))
     return logit.sigmoid(), rgb
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-020
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-024
 def train_mask(
     model:Decomposer,       # where it starts; its occlusion head is trained in place
     run:MaskRun,            # the recipe
@@ -214,13 +218,14 @@ def train_mask(
     if watch: watch(run.steps, model)
     return losses
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-025
 def _order(n:int, wanted:int, seed:int)->Tensor: # (wanted,) indices
     "Round and round the data, every round in an order of its own."
     generator = torch.Generator().manual_seed(seed)
     rounds = [torch.randperm(n, generator=generator) for _ in range(math.ceil(wanted/n))]
     return torch.cat(rounds)[:wanted]
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-023
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-028
 TUNED = {name: f'tuned_{name}' for name in COUNTS}
 
 def score_run(
@@ -249,7 +254,7 @@ def score_run(
     rounded = {name: [round(x, 5) for x in column.tolist()] for name, column in columns.items()}
     return rounded | dict(cut=cut)
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-024
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-029
 def watcher(
     data:dict,          # a few validation sequences, see `frozen_answers`
     course:list,        # filled with a dict for each look
@@ -271,7 +276,7 @@ def _pooled(name:str, counts): # (...,3) arrays or tensors -> (...)
     part, whole = RATIOS[name](*(counts[..., i] for i in range(3)))
     return (part + (whole == 0))/(whole + (whole == 0))
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-027
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-032
 def study_value(
     runs:list,                  # `score_run` of one recipe, one for each seed
     name:str,                   # a score, or one of `RATIOS`, pooled over pixels
@@ -303,7 +308,7 @@ def _drawn(runs:list, name:str, draws:np.ndarray, tuned:bool)->np.ndarray: # (dr
         return _pooled(ratio, counts[draws].sum(1))
     return np.nanmean(column(name)[draws], 1)
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-029
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-034
 def study_text(
     runs:list,       # as in `study_value`
     name:str,        # of a score
@@ -330,7 +335,7 @@ def dot_rows(
     axis.set(xlim=(0, None))
     axis.set_yticks([-i for i in range(len(rows))], list(rows))
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-032
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-037
 def warm_start(
     start:str,         # one of `STARTS`
     settings:Settings, # size and seed
@@ -344,12 +349,13 @@ def warm_start(
     for parameter in model.occlusion.parameters(): parameter.requires_grad_(True)
     return model
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-034
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-039
 HALF_DECADES = (.001, .003, .01, .03, .1, .3, 1., 3., 10.)
 DECAYS = (.0003, .001, .003, .01, .03, .045, .06, .08, .1, .2, .3, 1., 3.)
 FEW_DECAYS = (.01, .03, .045, .06, .08, .1, .2, .3)
 LOGIT_DECAYS = (1e-5, 1e-4, 1e-3, .003, .01, .03, .1)
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-040
 def study_runs()->dict: # question -> key, mostly a λ -> `MaskRun`
     "Every run of both studies."
     modes = ('hard', 'soft', 'straight_through')
@@ -374,6 +380,7 @@ def study_runs()->dict: # question -> key, mostly a λ -> `MaskRun`
             runs[f'teachers, {picture}, {mode}'] = _teachers(picture, mode)
     return runs
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-041
 def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each, warm start included
     "Who teaches the mask: nobody, the report's labels or exact masks, throughout or only at first."
     shared = dict(picture=picture, mode=mode, decay=.06)  # what validation chose for soft ⊕
@@ -383,6 +390,7 @@ def _teachers(picture:str, mode:str)->dict: # name -> `MaskRun`, 300 steps each,
             'exact': MaskRun(start='exact', labels='exact', label_weight=1., **shared),
             'exact, then none': MaskRun(start='exact', **shared)}
 
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-042
 def checked_runs()->dict: # what it checks -> `MaskRun`
     "The conclusions, to be checked at a larger size and with twice the steps."
     runs = {'no regularisation': MaskRun(), 'labels, weak': MaskRun(label_weight=.1),
@@ -395,7 +403,7 @@ def checked_runs()->dict: # what it checks -> `MaskRun`
             'exact X': MaskRun('exact', decay=.06)}
     return {name: replace(run, steps=300) for name, run in runs.items()}
 
-# %% ../nbs/50_occlusion_ablation.ipynb #cell-036
+# %% ../nbs/50_occlusion_ablation.ipynb #cell-044
 def study_folder(
     size:int, # pixels on a side
     seed:int, # of weights, data and order

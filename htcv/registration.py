@@ -40,6 +40,7 @@ def features(
     descriptors = np.sqrt(descriptors/descriptors.sum(1, keepdims=True).clip(1e-6))
     return np.float32([p.pt for p in points])[order], descriptors[order]
 
+# %% ../nbs/57_registration.ipynb #cell-006
 def clear_pairs(
     moving:np.ndarray, # (N,128) descriptors of length 1
     still:np.ndarray,  # (M,128)
@@ -54,7 +55,7 @@ def clear_pairs(
     clear = 1 - first < ratio**2*(1 - second) # squared distances are 2 − 2·likeness
     return np.stack([rows[clear], best[clear]], 1)
 
-# %% ../nbs/57_registration.ipynb #cell-006
+# %% ../nbs/57_registration.ipynb #cell-007
 @dataclass
 class Match:
     "How a photograph lies on the reference."
@@ -70,7 +71,7 @@ class Match:
 
 ENOUGH = 15 # pairs of features; chance alone gives half as many
 
-# %% ../nbs/57_registration.ipynb #cell-007
+# %% ../nbs/57_registration.ipynb #cell-008
 def fit_features(
     moving:tuple, # positions and descriptors of the photograph
     still:tuple,  # of the reference
@@ -101,7 +102,7 @@ def moved(
     "Where points go."
     return cv2.perspectiveTransform(np.asarray(points, np.float64)[None], homography)[0]
 
-# %% ../nbs/57_registration.ipynb #cell-008
+# %% ../nbs/57_registration.ipynb #cell-009
 def plausible(
     homography:np.ndarray, # (3,3)
     size:tuple,            # (h,w) of the photograph
@@ -113,7 +114,7 @@ def plausible(
              for p, q, r in ((a, b, c), (b, c, d), (c, d, a), (d, a, b))]
     return min(turns) > 0 and 1/16 < (turns[0] + turns[2])/2/(w*h) < 16
 
-# %% ../nbs/57_registration.ipynb #cell-009
+# %% ../nbs/57_registration.ipynb #cell-010
 def refine(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     moving:np.ndarray,     # (h,w) uint8, as from `feature_picture`
@@ -142,7 +143,7 @@ def _scaling(pixels:tuple, picture:tuple)->np.ndarray:
     y, x = picture[0]/pixels[0], picture[1]/pixels[1]
     return np.array([[x, 0, (x - 1)/2], [0, y, (y - 1)/2], [0, 0, 1]])
 
-# %% ../nbs/57_registration.ipynb #cell-012
+# %% ../nbs/57_registration.ipynb #cell-013
 def area_likeness(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     moving:np.ndarray,     # (h,w) uint8, as from `feature_picture`
@@ -171,7 +172,7 @@ def two_motions(
     likeness = [area_likeness(one, picture, reference) for one in (first, second)]
     return (first, good, 2) if likeness[0] >= likeness[1] else (second, more, 2)
 
-# %% ../nbs/57_registration.ipynb #cell-013
+# %% ../nbs/57_registration.ipynb #cell-014
 def best_reference(
     found:list,     # T, as from `features`
     strong:int=800, # features of each that are compared
@@ -184,6 +185,7 @@ def best_reference(
         return sum(n >= ENOUGH for n in counts), sum(counts)
     return max(best, key=value)
 
+# %% ../nbs/57_registration.ipynb #cell-015
 def match_photographs(
     names:list,     # T
     pictures:list,  # T feature pictures
@@ -215,7 +217,7 @@ def match_photographs(
             match.homography = full @ homography @ _scaling(sizes[t], pictures[t].shape)
     return matches
 
-# %% ../nbs/57_registration.ipynb #cell-015
+# %% ../nbs/57_registration.ipynb #cell-017
 def refine_patches(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     moving:np.ndarray,     # (H,W) uint8 grey, the photograph at full size
@@ -246,6 +248,7 @@ def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x 
     inside = (centres >= side).all(1) & (centres < np.array(still.shape[::-1]) - side).all(1)
     return centres[inside]
 
+# %% ../nbs/57_registration.ipynb #cell-018
 # the same point in both, x before y
 def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     "Where the reference's point lies in the photograph, by phase correlation of two patches."
@@ -261,7 +264,7 @@ def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     back = moved([np.array(centre) - shift], np.linalg.inv(homography))[0]
     return back, np.array(centre, np.float64)
 
-# %% ../nbs/57_registration.ipynb #cell-016
+# %% ../nbs/57_registration.ipynb #cell-019
 def warped(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool

@@ -258,6 +258,7 @@ def load_restorer(
                          f'by models of the family Fusion')
     return model, facts
 
+# %% ../nbs/60_restore.ipynb #cell-025
 def check_options(
     fill:str='model',           # one of `FILLS`
     threshold:float|None=None,  # in (0, 1]
@@ -281,7 +282,7 @@ def strangers(
                for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
     return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
 
-# %% ../nbs/60_restore.ipynb #cell-025
+# %% ../nbs/60_restore.ipynb #cell-026
 @contextmanager
 def default_float32()->Iterator[None]:
     "Within the block new tensors are float32, whatever somebody has set."
@@ -290,7 +291,7 @@ def default_float32()->Iterator[None]:
     try: yield
     finally: torch.set_default_dtype(before)
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-027
 def restore(
     # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     frames,
@@ -321,7 +322,7 @@ def restore(
                                    f'and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-027
+# %% ../nbs/60_restore.ipynb #cell-028
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

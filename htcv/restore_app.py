@@ -169,6 +169,7 @@ def _inputs(choices:dict)->dict: # name -> widget
                                        layout=dict(width='99%', height='8px', visibility='hidden')),
         message=widgets.HTML())
 
+# %% ../nbs/62_restore_app.ipynb #cell-020
 def _outputs()->dict: # name -> widget
     "What stands beside and below it."
     import ipywidgets as widgets
@@ -184,7 +185,7 @@ def _outputs()->dict: # name -> widget
         ora=widgets.Button(description='Layers (.ora)', icon='paint-brush', layout=button),
         link=widgets.HTML())
 
-# %% ../nbs/62_restore_app.ipynb #cell-021
+# %% ../nbs/62_restore_app.ipynb #cell-022
 class RestoreApp:
     "The controls by name in `at`, the two pictures, what is shown, and `box` that holds all of it."
     def __init__(self,
@@ -211,7 +212,7 @@ class RestoreApp:
             self.at[name].on_click(react)
         self.choose()
 
-# %% ../nbs/62_restore_app.ipynb #cell-022
+# %% ../nbs/62_restore_app.ipynb #cell-023
 @patch
 def layout(self:RestoreApp):
     "Inputs above, the picture and the film strip on the left, sliders on the right."
@@ -243,7 +244,7 @@ def say(self:RestoreApp,
     colour = '#b3261e' if wrong else '#3c4043'
     self.at['message'].value = f'<span style="color:{colour}">{html.escape(text)}</span>'
 
-# %% ../nbs/62_restore_app.ipynb #cell-023
+# %% ../nbs/62_restore_app.ipynb #cell-024
 @patch
 def choose(self:RestoreApp, _=None):
     "Another set of photographs: shown at once, not yet restored."
@@ -271,6 +272,7 @@ def receive(self:RestoreApp, change:dict):
     self.at['choice'].options = list(self.choices) # which chooses the first
     if again: self.choose()
 
+# %% ../nbs/62_restore_app.ipynb #cell-025
 @patch
 def show_frames(self:RestoreApp):
     "Fits the frame slider to what is there, and draws."
@@ -279,7 +281,7 @@ def show_frames(self:RestoreApp):
         1, len(self.shots)), None if len(self.shots) > 1 else 'none'
     self.draw()
 
-# %% ../nbs/62_restore_app.ipynb #cell-024
+# %% ../nbs/62_restore_app.ipynb #cell-026
 @patch
 def draw(self:RestoreApp, _=None):
     "Both pictures, as the sliders say."
@@ -296,7 +298,7 @@ def draw(self:RestoreApp, _=None):
         picture = side_by_side(shots[t], after, value['split'])
     self.picture.value, self.strip.value = png_bytes(picture), png_bytes(film_strip(shots, t))
 
-# %% ../nbs/62_restore_app.ipynb #cell-026
+# %% ../nbs/62_restore_app.ipynb #cell-028
 @patch
 def advance(self:RestoreApp,
     share:float, # of the work, in [0,1]
@@ -327,7 +329,7 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
         self.advance(.5 + .5*len(strips)/8, 'Taking them off')
     return joined(strips)
 
-# %% ../nbs/62_restore_app.ipynb #cell-027
+# %% ../nbs/62_restore_app.ipynb #cell-029
 @patch
 def run(self:RestoreApp, _=None):
     "Restores the choice and shows it."
@@ -348,6 +350,7 @@ def take_in(self:RestoreApp):
     self.at['link'].value, self.sliders.layout.display = '', None
     self.show_frames()
 
+# %% ../nbs/62_restore_app.ipynb #cell-030
 @patch
 def report(self:RestoreApp)->str:
     "What was done, in a sentence or three."
@@ -362,7 +365,7 @@ def report(self:RestoreApp)->str:
         said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
     return said
 
-# %% ../nbs/62_restore_app.ipynb #cell-029
+# %% ../nbs/62_restore_app.ipynb #cell-032
 def packed(
     restored:Restored
 )->bytes: # a zip: source, confidence, and a folder for each kind of layer
@@ -392,7 +395,7 @@ def download(self:RestoreApp, button):
                                  f'<b>Save restored.{kind}</b></a> ({len(content)/1e6:.1f} MB)')
     except Exception as error: self.at['link'].value = html.escape(str(error))
 
-# %% ../nbs/62_restore_app.ipynb #cell-030
+# %% ../nbs/62_restore_app.ipynb #cell-033
 def restore_app(
     frames=None # photographs as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
 ): # `VBox`; its attribute `app` is the `RestoreApp`

@@ -68,6 +68,7 @@ class Progress:
     def close(self):
         if self.bar: self.bar.close()
 
+# %% ../nbs/61_restore_command.ipynb #cell-009
 def _bar(total:int, what:str):
     from tqdm import tqdm
     return tqdm(total=total, desc=what, leave=False)
@@ -77,7 +78,7 @@ def _duration(seconds:float)->str:
     if seconds < 90: return f'{seconds:.0f} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
-# %% ../nbs/61_restore_command.ipynb #cell-011
+# %% ../nbs/61_restore_command.ipynb #cell-012
 class Interrupted(KeyboardInterrupt):
     "Ended by a signal of the system."
     def __init__(self, number:int): self.number = number
@@ -96,7 +97,7 @@ def signals_interrupt()->Iterator[None]:
     finally:
         for number, old in before.items(): signal.signal(number, old)
 
-# %% ../nbs/61_restore_command.ipynb #cell-014
+# %% ../nbs/61_restore_command.ipynb #cell-015
 @lru_cache(maxsize=1)
 def _restorer(weights, device):
     from htcv.restore import load_restorer
@@ -111,7 +112,7 @@ def _check_device(device:str)->str:
                          f'take cpu') from error
     return device
 
-# %% ../nbs/61_restore_command.ipynb #cell-015
+# %% ../nbs/61_restore_command.ipynb #cell-016
 def write_restoration(
     draft:Path,                # exists and is empty
     given:list,                # photographs, in order
@@ -141,7 +142,7 @@ def write_restoration(
     shutil.rmtree(work)
     return record
 
-# %% ../nbs/61_restore_command.ipynb #cell-016
+# %% ../nbs/61_restore_command.ipynb #cell-017
 def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped,
                    progress)->dict:
     "Strips to files, and what is to be told about them."
@@ -167,7 +168,7 @@ def _restore_files(draft, photographs, model, facts, settings, layers, ora, skip
     files.write_record(draft, record)
     return record
 
-# %% ../nbs/61_restore_command.ipynb #cell-018
+# %% ../nbs/61_restore_command.ipynb #cell-019
 def foreign_file(
     folder:Path, # what is to be replaced
 )->str|None: # the first file in it that no restoration wrote
@@ -186,6 +187,7 @@ def foreign_file(
         if name == 'layers.json': continue
         if name not in known or known[name] not in (None, path.stat().st_size): return name
 
+# %% ../nbs/61_restore_command.ipynb #cell-020
 def restore_folder(
     given:str|Path|list, # photographs
     out:str|Path,        # the folder to make
@@ -204,7 +206,7 @@ def restore_folder(
     with atomic_folder(out, foreign_file, force) as draft:
         return write_restoration(draft, paths, skipped, **options)
 
-# %% ../nbs/61_restore_command.ipynb #cell-024
+# %% ../nbs/61_restore_command.ipynb #cell-026
 def restore_one(
     folder:Path,      # photographs of one sequence
     out:Path,         # where it goes
@@ -225,6 +227,7 @@ def restore_one(
         return folder.name, 'broken', str(error) or 'not enough memory'
     return folder.name, 'restored', '; '.join(_mentioned(record))
 
+# %% ../nbs/61_restore_command.ipynb #cell-027
 def _mentioned(record:dict)->list:
     "What is to be said about one of many that went well."
     dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status']
@@ -235,10 +238,11 @@ def _mentioned(record:dict)->list:
 
 _TOLD = ('no frame', 'not a picture file', 'the raw file of a photograph that is here')
 
+# %% ../nbs/61_restore_command.ipynb #cell-028
 def _percent(share:float)->str: # never more than is true
     return f'{100*share:.3g}%' if share < .995 else 'nearly all'
 
-# %% ../nbs/61_restore_command.ipynb #cell-025
+# %% ../nbs/61_restore_command.ipynb #cell-029
 def _prepare(threads:int):
     "Each process of several keeps to its share of the cores."
     import torch
@@ -265,7 +269,7 @@ def _side_by_side(work:dict, jobs:int, done, options:dict)->None:
         if not left: return
     for name in left: done((name, 'broken', 'its process was killed (memory?)'))
 
-# %% ../nbs/61_restore_command.ipynb #cell-026
+# %% ../nbs/61_restore_command.ipynb #cell-030
 def restore_each(
     root:str|Path,    # folders of photographs
     out:str|Path,     # `OUT/<name>` for each of them
@@ -291,7 +295,7 @@ def restore_each(
     finally: step.close()
     return [results[name] for name in names]
 
-# %% ../nbs/61_restore_command.ipynb #cell-031
+# %% ../nbs/61_restore_command.ipynb #cell-035
 def _probability(word:str)->float:
     "A threshold, or what argparse says instead."
     value = float(word)
@@ -309,6 +313,7 @@ EXAMPLES = """examples:
 exit status: 0 all went well; 1 it could not be finished, or with --each something was broken and named;
 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever left half written."""
 
+# %% ../nbs/61_restore_command.ipynb #cell-036
 OPTIONS = {
     '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
@@ -335,7 +340,7 @@ OPTIONS = {
     '--jobs': dict(type=int, default=1, metavar='N', help='with --each: so many at a time'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
-# %% ../nbs/61_restore_command.ipynb #cell-032
+# %% ../nbs/61_restore_command.ipynb #cell-037
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -347,7 +352,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-033
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
@@ -360,6 +365,7 @@ def _given(words:list)->list:
         found += matches or [word]
     return found
 
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def _said_of(record:dict)->list:
     "Lines about one restoration."
     told = {name: why for name, why in record['left_out'].items() if why != 'hidden'}
@@ -381,7 +387,7 @@ def _said_of(record:dict)->list:
                     f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
-# %% ../nbs/61_restore_command.ipynb #cell-034
+# %% ../nbs/61_restore_command.ipynb #cell-040
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
     began, given = time.monotonic(), _given(options.frames)
@@ -401,6 +407,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
          f'{_duration(time.monotonic() - began)}')
     return 0
 
+# %% ../nbs/61_restore_command.ipynb #cell-041
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
@@ -419,7 +426,7 @@ def _counted(results:list)->str:
     return ', '.join(f'{kinds.count(kind)} {kind}'
                      for kind in ('restored', 'done before', 'claimed', 'broken') if kind in kinds)
 
-# %% ../nbs/61_restore_command.ipynb #cell-035
+# %% ../nbs/61_restore_command.ipynb #cell-042
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
@@ -438,7 +445,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/61_restore_command.ipynb #cell-036
+# %% ../nbs/61_restore_command.ipynb #cell-043
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status

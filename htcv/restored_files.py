@@ -71,11 +71,12 @@ class PngRows:
         with open(self.path, 'ab') as file: file.write(_chunk(b'IDAT', b''.join(self.parts)))
         self.parts, self.waiting = [], 0
 
+# %% ../nbs/60_restored_files.ipynb #cell-006
 def _chunk(kind:bytes, body:bytes)->bytes:
     "Length, kind, body, checksum."
     return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
 
-# %% ../nbs/60_restored_files.ipynb #cell-011
+# %% ../nbs/60_restored_files.ipynb #cell-012
 class SmallCopy:
     "An image averaged over areas while its rows pass by."
     def __init__(self,
@@ -102,7 +103,7 @@ class SmallCopy:
     def picture(self)->Tensor: # (C,h,w) in [0,1]
         return torch.from_numpy(self.sums.transpose(2, 0, 1).clip(0, 1))
 
-# %% ../nbs/60_restored_files.ipynb #cell-013
+# %% ../nbs/60_restored_files.ipynb #cell-014
 class StripWriter:
     "Images that arrive in strips of rows, as PNGs of one folder."
     def __init__(self,
@@ -143,7 +144,7 @@ class StripWriter:
         self.files[key].add(array)
         self.copies[key].add(array)
 
-# %% ../nbs/60_restored_files.ipynb #cell-014
+# %% ../nbs/60_restored_files.ipynb #cell-015
 def samples(
     rows:Tensor, # (C,h,W) in [0,1]
     bits:int=8,  # or 16
@@ -154,7 +155,7 @@ def samples(
     else: planes = [(plane*65535).round().astype(np.uint16) for plane in planes]
     return cv2.merge(planes).reshape(*rows.shape[1:], len(planes))
 
-# %% ../nbs/60_restored_files.ipynb #cell-016
+# %% ../nbs/60_restored_files.ipynb #cell-017
 def _one_channel(x:Tensor)->Tensor:
     "Three channels as one."
     return x.mean(1, keepdim=True) if x.shape[1] == 3 else x
@@ -174,7 +175,7 @@ def count(self:StripWriter, strip):
             sums[row] += np.bincount(x, where[y == row].sum(0), 12)
     self.rows += len(hidden)
 
-# %% ../nbs/60_restored_files.ipynb #cell-017
+# %% ../nbs/60_restored_files.ipynb #cell-018
 @patch
 def add(self:StripWriter, strip): # the next rows, a `Restored`
     "Appends one strip, and keeps the books."
@@ -204,6 +205,7 @@ def write(self:StripWriter, strip): # a `Restored`
         # colour where something is
         self.append('occlusion_rgb', t, strip.occlusion_rgb[0, :, t]*(mask > .5/255))
 
+# %% ../nbs/60_restored_files.ipynb #cell-019
 @patch
 def finish(self:StripWriter)->dict: # what the contact sheet shows
     "Ends all files."
@@ -226,7 +228,7 @@ def small_frame(
         copies[1].add(np.asarray(photographs.seen[t])[..., None]*np.uint8(255))
     return torch.cat([copy.picture() for copy in copies])
 
-# %% ../nbs/60_restored_files.ipynb #cell-018
+# %% ../nbs/60_restored_files.ipynb #cell-020
 PLACES = [[f'{row} {column}'.replace('middle centre', 'centre')
            for column in ('left', 'centre', 'right')]
           for row in ('upper', 'middle', 'lower')]
@@ -251,7 +253,7 @@ def small_map(self:StripWriter)->list: # 6 lines of 12 characters
     share = self.unseen/np.maximum(self.cells, 1)
     return [''.join('#' if x > .5 else '+' if x > 0 else '.' for x in row) for row in share]
 
-# %% ../nbs/60_restored_files.ipynb #cell-021
+# %% ../nbs/60_restored_files.ipynb #cell-023
 def contact_sheet(
     small:dict,  # source and confidence (C,h,w); frames, and perhaps the layers of `PER_FRAME`, lists of (C,h,w)
     names:list,  # T
@@ -284,7 +286,7 @@ def contact_sheet(
             if j == 0: axis.set_ylabel(row.replace('_', '\n'), fontsize=8)
     return figure
 
-# %% ../nbs/60_restored_files.ipynb #cell-022
+# %% ../nbs/60_restored_files.ipynb #cell-024
 def _title(name:str, length:int)->str:
     "As much of a name as fits, without what matplotlib would read as a formula."
     text = printable(name)
@@ -297,13 +299,13 @@ def _opaque(picture:Tensor)->Tensor: # (3 or 1,h,w)
     y, x = torch.meshgrid(*(torch.arange(n)//8 for n in picture.shape[-2:]), indexing='ij')
     return picture[:3]*picture[3:] + (1 - picture[3:])*(.6 + .2*((y + x) % 2))
 
-# %% ../nbs/60_restored_files.ipynb #cell-024
+# %% ../nbs/60_restored_files.ipynb #cell-026
 def save_sheet(figure:plt.Figure, path:Path):
     "A figure as a file, the same each time."
     figure.savefig(path, dpi=110, bbox_inches='tight', pad_inches=.08, metadata={'Software': None})
     plt.close(figure)
 
-# %% ../nbs/60_restored_files.ipynb #cell-025
+# %% ../nbs/60_restored_files.ipynb #cell-027
 class LazyFrames:
     "Images on disk that look like a tensor (1,C,T,H,W), of which one frame is read at a time."
     def __init__(self,
@@ -328,7 +330,7 @@ def write_ora(
     write_openraster(folder/'layers.ora', Layers(source, **stored), profile=photographs.profile,
                      names=[printable(name) for name in photographs.names])
 
-# %% ../nbs/60_restored_files.ipynb #cell-026
+# %% ../nbs/60_restored_files.ipynb #cell-028
 def describe(
     photographs:Photographs,
     writer:StripWriter, # complete
@@ -353,6 +355,7 @@ def describe(
                 unseen_map=writer.small_map(),
                 notes=list(photographs.notes), frames=frames, alignment=matches, left_out=skipped)
 
+# %% ../nbs/60_restored_files.ipynb #cell-029
 def write_record(
     folder:Path,
     record:dict, # as from `describe`

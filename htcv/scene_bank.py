@@ -206,6 +206,7 @@ class SequenceKind:
     solid:Tensor            # (T,) opacity by which theirs is multiplied; 0 leaves their shadows
     exposure:Tensor         # (T,) times the light, on top of what the level asks for
 
+# %% ../nbs/42_scene_bank.ipynb #cell-026
 def draw_kind(
     scene:Tensor,    # (N,) of the bank: which of its frames share a canvas
     n_frames:int,    # T
@@ -234,7 +235,7 @@ def draw_kind(
     elif T > 2 and often and dice.chance(.3, 1): objects, present = _stays(objects, present, dice)
     return SequenceKind(name, lighting, objects, present, solid, exposure)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-026
+# %% ../nbs/42_scene_bank.ipynb #cell-027
 def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
     "One thing stays where it is over two to nearly all frames."
     T = len(objects)
@@ -243,7 +244,7 @@ def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
     objects[stay], present[stay] = int(objects[stay[0]]), 1.
     return objects, present
 
-# %% ../nbs/42_scene_bank.ipynb #cell-029
+# %% ../nbs/42_scene_bank.ipynb #cell-030
 def smooth_fields(
     n:int,       # frames
     size:int,    # side
@@ -263,7 +264,7 @@ def vignette(
     line = torch.linspace(-1, 1, size, device=strength.device)
     return 1 - strength*(line[:, None]**2 + line**2)/2
 
-# %% ../nbs/42_scene_bank.ipynb #cell-031
+# %% ../nbs/42_scene_bank.ipynb #cell-032
 def exposures(
     level:Tensor,     # (B,T) ambient light of the scenes
     is_filmic:Tensor, # (B,): a soft curve stands more light
@@ -275,7 +276,7 @@ def exposures(
     place = dice.uniform(0, 1, B, T)**dice.log_uniform(.45, 1.8, B, 1)
     return low*(high/low)**place / level.clamp(min=1e-3)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-034
+# %% ../nbs/42_scene_bank.ipynb #cell-035
 def camera_effects(
     frames:Tensor,   # (B,3,T,H,W) in [0,1]
     dice:Dice,       # where the numbers come from
@@ -299,7 +300,7 @@ def camera_effects(
     x = (x*255).round()/255
     return x.unflatten(0, (B, T)).transpose(1, 2)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-035
+# %% ../nbs/42_scene_bank.ipynb #cell-036
 def _blurred(x:Tensor, sigma:Tensor)->Tensor:
     "A Gaussian of three taps, sigma (N,1,1,1) pixels."
     side = torch.exp(-.5/sigma.square())
@@ -324,7 +325,7 @@ def _jpeg(x:Tensor, quality:Tensor)->Tensor:
     y = F.pad(x, (0, -W % 16, 0, -H % 16), mode='replicate')
     with torch.no_grad(): return jpeg_codec_differentiable(y, quality)[..., :H, :W].clamp(0, 1)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-038
+# %% ../nbs/42_scene_bank.ipynb #cell-039
 class RelitSequences:
     "Batches of sequences that are put together when they are asked for; the same number gives the same batch."
     def __init__(self,
@@ -359,7 +360,7 @@ class RelitSequences:
         self.images, self._smaller = self.images.to(device), {}
         return self
 
-# %% ../nbs/42_scene_bank.ipynb #cell-039
+# %% ../nbs/42_scene_bank.ipynb #cell-040
 def draw_batch(
     data:RelitSequences,
     number:int,         # of the batch: one number, one batch
@@ -389,7 +390,7 @@ def draw_batch(
     return dict(frames=frames, clean=clean, camera=told, kind=[kind.name for kind in kinds]) | {
         f.name: getattr(layers, f.name) for f in fields(layers)}
 
-# %% ../nbs/42_scene_bank.ipynb #cell-040
+# %% ../nbs/42_scene_bank.ipynb #cell-041
 def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:bool)->SceneBank:
     "The frames of one sequence, as its kind says; floats."
     T, device = len(kind.present), bank.level.device
@@ -411,6 +412,7 @@ def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:b
                                     for f in ('bare', 'unoccluded', 'gloss_bare', 'gloss')})
     return _turned(scenes, dice) if augment else scenes
 
+# %% ../nbs/42_scene_bank.ipynb #cell-042
 def _more_lamps(scenes:SceneBank, bank:SceneBank, dice:Dice)->SceneBank:
     "The light of other scenes on top, in some frames."
     T, device = len(scenes), bank.level.device
@@ -438,7 +440,7 @@ def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
                    objects=objects,
                    level=torch.ones_like(scenes.level))
 
-# %% ../nbs/42_scene_bank.ipynb #cell-041
+# %% ../nbs/42_scene_bank.ipynb #cell-043
 def _turned(scenes:SceneBank, dice:Dice)->SceneBank:
     "One turn and flip for the scene, lamps of exchanged colours, more or less varnish."
     flip, turns, order = bool(
@@ -464,6 +466,7 @@ def _paint_of(images:Tensor, n:int, dice:Dice, augment:bool)->Tensor:
         parts.append((low + (high - low)*one).clamp(0, 1)**float(dice.log_uniform(.75, 1.35, 1)))
     return torch.stack(parts)
 
+# %% ../nbs/42_scene_bank.ipynb #cell-044
 def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
     "Factors (B,3,T): other in every frame where the light changes; else one, often a proper one; white balance may drift."
     level = torch.stack([one.level for one in scenes]).cpu()

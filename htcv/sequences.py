@@ -237,6 +237,7 @@ def write_splits(
                 csv.writer(file, lineterminator='\n').writerows([['id'], *([i] for i in ids)])
     return Path(folder)
 
+# %% ../nbs/02_sequences.ipynb #cell-025
 def read_split(
     path:str|Path, # e.g. `data_splits/standard/train.csv`
 )->list: # ids as strings, in the file's order
@@ -252,7 +253,7 @@ def read_split(
         raise ValueError(f'{path} names {Counter(ids).most_common(1)[0][0]} twice')
     return ids
 
-# %% ../nbs/02_sequences.ipynb #cell-027
+# %% ../nbs/02_sequences.ipynb #cell-028
 def choose_frames(
     numbers:list,                      # frame numbers of a sequence
     n_frames:int|None,                 # how many; None: all
@@ -266,7 +267,7 @@ def choose_frames(
     else: places = rng.choice(len(numbers), n_frames, replace=False)
     return [numbers[int(place)] for place in sorted(places)]
 
-# %% ../nbs/02_sequences.ipynb #cell-028
+# %% ../nbs/02_sequences.ipynb #cell-029
 def augmented(
     item:dict,                # tensors (C,H,W) and (C,T,H,W); anything else passes
     rng:np.random.Generator,  # what decides
@@ -281,7 +282,7 @@ def augmented(
         return (x[:, order] if x.ndim == 4 else x).contiguous()
     return {name: change(x) if isinstance(x, Tensor) else x for name, x in item.items()}
 
-# %% ../nbs/02_sequences.ipynb #cell-029
+# %% ../nbs/02_sequences.ipynb #cell-030
 def transformed(
     item:dict,               # tensors (3,H,W), (3,T,H,W) and masks (1,T,H,W); anything else passes
     transform,               # `albumentations.Compose`
@@ -307,7 +308,7 @@ def transformed(
             changed[n] = (part if tensors[n].ndim == 4 else part[:, 0]).clamp(0, 1)
     return {n: changed[n].contiguous() if n in changed else x for n, x in item.items()}
 
-# %% ../nbs/02_sequences.ipynb #cell-032
+# %% ../nbs/02_sequences.ipynb #cell-033
 def sequence_ids(
     root:str|Path,                   # folder of sequences
     split:str|Path|list|None=None,   # CSV or list of ids; None: every folder
@@ -325,7 +326,7 @@ def _is_empty(folder:Path)->bool:
     return all(path.name[0] == '.' or path.name in ('Thumbs.db', 'desktop.ini')
                for path in folder.iterdir())
 
-# %% ../nbs/02_sequences.ipynb #cell-034
+# %% ../nbs/02_sequences.ipynb #cell-035
 class SequenceDataset(Dataset):
     "Sequence folders as a map-style dataset."
     def __init__(self,
@@ -355,7 +356,7 @@ class SequenceDataset(Dataset):
     def __len__(self): return len(self.ids)
     def set_epoch(self, epoch:int): self.epoch = epoch
 
-# %% ../nbs/02_sequences.ipynb #cell-035
+# %% ../nbs/02_sequences.ipynb #cell-036
 def _item(self:SequenceDataset, folder:Path, numbers:list)->dict:
     "Everything that belongs to one sequence, as stored."
     sequence = read_sequence(folder, self.require_source, numbers)
@@ -384,7 +385,7 @@ def _getitem(self:SequenceDataset, index:int)->dict:
 
 SequenceDataset.__getitem__ = _getitem
 
-# %% ../nbs/02_sequences.ipynb #cell-037
+# %% ../nbs/02_sequences.ipynb #cell-038
 def _content(folders:list, suspects:int=64)->str: # 16 hexadecimal digits
     "Names and sizes of the files of evenly spread folders, and the content of one of each."
     chosen = folders[::max(1, len(folders)//suspects)]
@@ -410,7 +411,7 @@ def _describe(self:SequenceDataset)->dict: # plain values
 SequenceDataset.description = cached_property(_describe)
 SequenceDataset.description.__set_name__(SequenceDataset, 'description')
 
-# %% ../nbs/02_sequences.ipynb #cell-042
+# %% ../nbs/02_sequences.ipynb #cell-043
 def epoch_order(
     length:int,         # of the dataset
     shuffle:bool=True,  # else 0, 1, 2, …
@@ -433,7 +434,7 @@ def collate(items:list)->dict: # as `default_collate` does
                              'set n_frames and size, or batch_size=1')
     return default_collate(items)
 
-# %% ../nbs/02_sequences.ipynb #cell-043
+# %% ../nbs/02_sequences.ipynb #cell-044
 def sequence_loader(
     dataset,              # map-style; `set_epoch` is called where it exists
     batch_size:int,       # sequences of a batch
@@ -459,7 +460,7 @@ def sequence_loader(
     return DataLoader(dataset, batch_sampler=batches[start:], num_workers=workers, generator=own,
                       **{'collate_fn': collate} | options)
 
-# %% ../nbs/02_sequences.ipynb #cell-046
+# %% ../nbs/02_sequences.ipynb #cell-047
 class Problem(NamedTuple):
     "One thing that is wrong."
     sequence:str # its id
@@ -471,7 +472,7 @@ def _size(path:Path)->tuple|str: # (height, width), or what is wrong
     try: return read_samples(path).shape[:2]
     except (ValueError, OSError) as error: return str(error).removeprefix(f'{path} ')
 
-# %% ../nbs/02_sequences.ipynb #cell-047
+# %% ../nbs/02_sequences.ipynb #cell-048
 def check_sequence(
     folder:str|Path,          # one sequence
     require_source:bool=True, # a missing `gt` is a problem
@@ -500,7 +501,7 @@ def check_sequence(
             problems.append(note(name, f'is {size}; most are {common[0][0]}'))
     return problems
 
-# %% ../nbs/02_sequences.ipynb #cell-048
+# %% ../nbs/02_sequences.ipynb #cell-049
 def check_sequences(
     root:str|Path,                 # e.g. `SIAR`
     split:str|Path|list|None=None, # CSV or list of ids; None: every folder

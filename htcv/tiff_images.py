@@ -111,6 +111,7 @@ def _check_lzw(page, data:bytes)->None:
         if len(imagecodecs.lzw_decode(data[at:at + n])) != wanted:
             raise ValueError(f'strip {i + 1} is damaged')
 
+# %% ../nbs/00_tiff_images.ipynb #cell-016
 def _refuse_tiff(page)->None:
     "Kinds of numbers that have no one meaning as a picture."
     if page.sampleformat == 3: raise UnfitTiff('holds floating-point values')
@@ -119,7 +120,7 @@ def _refuse_tiff(page)->None:
     if int(page.photometric) in (8, 9, 10): raise UnfitTiff('holds CIELAB colours')
     if page.imagedepth > 1: raise UnfitTiff('holds a volume')
 
-# %% ../nbs/00_tiff_images.ipynb #cell-016
+# %% ../nbs/00_tiff_images.ipynb #cell-017
 def decode_tiff(
     data:bytes, # of the whole file
     number:int, # of the page
@@ -148,7 +149,7 @@ def _full_range(array:np.ndarray, bits:int, highest)->np.ndarray: # uint8 or uin
     return (array.astype(np.float32)*(full/top)).round().astype(np.uint8 if full == 255
         else np.uint16)
 
-# %% ../nbs/00_tiff_images.ipynb #cell-017
+# %% ../nbs/00_tiff_images.ipynb #cell-018
 def _channels(array:np.ndarray, kind:int, extra:tuple)->np.ndarray:
     "Colour samples, and alpha if that is what the fourth one is called."
     if array.ndim == 2: return array

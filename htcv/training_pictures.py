@@ -99,6 +99,7 @@ def _move_staged(folder:Path, index:dict):
             (folder/about['part']).mkdir(exist_ok=True)
             os.replace(staged, folder/about['part']/name)
 
+# %% ../nbs/39_training_pictures.ipynb #cell-012
 def _settle(folder:Path):
     "Decides the sides of all that is staged, notes them, and then moves the files."
     index = _read_index(folder)
@@ -117,7 +118,7 @@ def _settle(folder:Path):
     _move_staged(folder, index)
     shutil.rmtree(folder/'.gathering')
 
-# %% ../nbs/39_training_pictures.ipynb #cell-013
+# %% ../nbs/39_training_pictures.ipynb #cell-014
 def gather_pictures(
     folder,            # gets `train/`, `validation/` and `pictures.json`
     packages=PACKAGES, # what to gather from
@@ -148,7 +149,7 @@ def gather_pictures(
         raise ConnectionError(_nothing_came(missing))
     return counts
 
-# %% ../nbs/39_training_pictures.ipynb #cell-014
+# %% ../nbs/39_training_pictures.ipynb #cell-015
 def _nothing_came(missing:list)->str:
     "Why there is no picture at all, and what to do."
     reasons = '\n  '.join(missing[:3] + ['…']*(len(missing) > 3))
@@ -157,7 +158,7 @@ def _nothing_came(missing:list)->str:
             'packages; elsewhere `pip` must be able to download. Or put pictures of your own into '
             f'train/ and validation/.\n  {reasons}')
 
-# %% ../nbs/39_training_pictures.ipynb #cell-015
+# %% ../nbs/39_training_pictures.ipynb #cell-016
 def count_pictures(
     folder, # as `gather_pictures` left it
 )->dict: # train, validation: counts; packages, holds: name -> count; dropped: why -> count

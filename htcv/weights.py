@@ -73,6 +73,7 @@ def shipped_weights(
     "The weights that come with the package."
     return Path(htcv.__file__).parent/'weights'/f'{preset}.safetensors'
 
+# %% ../nbs/04_weights.ipynb #cell-008
 def load_decomposer(
     path:str|Path|None=None,  # as written by `save_decomposer`; None: the weights that ship
     device:str|torch.device='cpu',
@@ -97,7 +98,7 @@ def load_decomposer(
     model.load_state_dict(weights) # half floats become floats
     return model.eval()
 
-# %% ../nbs/04_weights.ipynb #cell-008
+# %% ../nbs/04_weights.ipynb #cell-009
 def _check_weights(model:nn.Module, weights:dict, path:Path):
     "Raises a `ValueError` that names what is missing, left over or of another shape."
     wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
@@ -111,7 +112,7 @@ def _check_weights(model:nn.Module, weights:dict, path:Path):
         raise ValueError(f'{path} does not fit its own configuration: '
                          f'{"; ".join(faults[:3])}{more}')
 
-# %% ../nbs/04_weights.ipynb #cell-012
+# %% ../nbs/04_weights.ipynb #cell-013
 def _threshold(word:str, path:Path)->float:
     "A threshold from a file's metadata, in [0, 1]."
     try: value = float(word)
@@ -120,7 +121,7 @@ def _threshold(word:str, path:Path)->float:
         raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
     return value
 
-# %% ../nbs/04_weights.ipynb #cell-013
+# %% ../nbs/04_weights.ipynb #cell-014
 def weights_facts(
     path:str|Path, # as written by `save_decomposer`
 )->dict: # file, sha256, and what the metadata say of `threshold` and `order`
@@ -137,7 +138,7 @@ def weights_facts(
     if 'order' in metadata: facts['order'] = metadata['order']
     return facts
 
-# %% ../nbs/04_weights.ipynb #cell-014
+# %% ../nbs/04_weights.ipynb #cell-015
 def versions()->dict: # name -> version
     "What the numbers were computed with."
     return dict(htcv=htcv.__version__, torch=torch.__version__, python=platform.python_version())

@@ -4,7 +4,7 @@
     run_naive_study.py --seeds 3 4   further seeds
 
 One JSON a run in `results/naive_study/`, and beside those of seed 0 the layers of one unseen sequence. Compact at 32²,
-300 steps a run (the staged run: 300 in all); about ten minutes of one core.
+300 steps a run (the staged run: 300 in all); about half an hour of one core.
 """
 import argparse, os
 from dataclasses import replace

@@ -29,7 +29,7 @@ def test_report_preset_takes_a_training_step_at_full_size():
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     frames = random_frames(1, 3, 10, 256, 256)
     prediction = model(frames)
-    assert prediction.source.shape == (1, 3, 256, 256) and prediction.light.shape == (1, 3, 10, 256, 256)
+    assert prediction.source.shape == (1, 3, 256, 256) and prediction.light.shape == (1, 1, 10, 256, 256) # grey, as in the group's configuration
     mask = prediction.occlusion_mask
     picture = (prediction.source.unsqueeze(2)*prediction.shadow + prediction.light).clamp(0, 1)
     loss = F.l1_loss(picture*(1 - mask) + mask*prediction.occlusion_rgb, frames)
@@ -84,7 +84,8 @@ def test_only_what_is_asked_for_gets_a_gradient(head, others):
     assert all(grads['encoder']) and all(grads[head]) and not any(g for o in others for g in grads[o])
 
 def test_training_after_inference_mode():
-    module.attention_mask.cache_clear(); module.relative_position_index.cache_clear()
+    from htcv import video_swin
+    video_swin.attention_mask.cache_clear(); video_swin.relative_position_index.cache_clear()
     model, frames = small_report(), random_frames(1, 3, 3, 40, 24)
     with torch.inference_mode(): model(frames)
     model(frames).source.sum().backward()
@@ -107,6 +108,7 @@ def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = save_decomposer(create_decomposer('tiny', seed=0), tmp_path/'w.safetensors')
     before = path.read_bytes()
     def half(weights, target, metadata): target.write_bytes(before[:100]); raise KeyboardInterrupt
+    from htcv import weights as module
     monkeypatch.setattr(module, 'save_file', half)
     with pytest.raises(KeyboardInterrupt): save_decomposer(create_decomposer('tiny', seed=1), path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -125,9 +127,10 @@ def test_a_folder_is_no_file(tmp_path):
 
 def test_absurd_configuration_in_a_file_is_refused_before_memory_is_taken(tmp_path):
     model = create_decomposer('tiny', seed=0)
-    model.config = replace(PRESETS['compact'], dim=2**16)
+    model.config = replace(PRESETS['compact'], dim=2**12)
     with pytest.raises(ValueError, match='does not fit its own configuration'):
         load_decomposer(save_decomposer(model, tmp_path/'w.safetensors'))
+    with pytest.raises(ValueError, match='whole numbers up to 4096'): replace(PRESETS['compact'], dim=2**16)
 
 # --- the package -------------------------------------------------------------------------------------------------------
 

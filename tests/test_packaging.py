@@ -32,7 +32,7 @@ def test_wheel_holds_the_benchmark_and_what_runs_inside_blender(wheel, root):
     assert len(files) > 600 and set(files) <= names
     shared = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
     assert shared == {"share/htcv/blender/render_layers.py", "share/htcv/blender/COPYING"}
-    assert sum(item.compress_size for item in wheel.infolist()) < 50e6
+    assert sum(item.compress_size for item in wheel.infolist()) < 55e6
 
 
 @pytest.mark.slow

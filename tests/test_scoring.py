@@ -374,7 +374,7 @@ def test_an_existing_report_is_kept(folder, capsys, monkeypatch):
 
 def test_nothing_is_half_written(folder, monkeypatch):
     def fails(*a): raise OSError('no space left on device')
-    monkeypatch.setattr(scoring, 'page', fails)
+    monkeypatch.setattr(evaluation_report, 'page', fails)
     with pytest.raises(OSError, match='no space'): evaluate('SIAR/1', '--out', 'out')
     assert [p.name for p in folder.parent.iterdir()] == ['SIAR']
 
