@@ -72,12 +72,12 @@ def fusion_loss(
     seen = model(batch['frames'], side=side)
     visible = 1 - batch['occlusion_mask']
     usable = visible*((batch['frames'] > .02) & (batch['frames'] < .98))
-    half = F.adaptive_avg_pool2d(batch['source'], seen.first.shape[-2:])
+    half = F.adaptive_avg_pool2d(batch['source'], seen.coarse_source.shape[-2:])
     losses = source_losses(seen.unbounded, batch['source']) | mask_losses(seen.occlusion_logit, batch['occlusion_mask'])
     losses |= dict(shadow=_weighted_l1(seen.shadow - batch['shadow'], .3 + .7*visible),
                    light=_weighted_l1(seen.light - batch['light'], .3 + .7*visible),
-                   views=_weighted_l1(seen.views - batch['source'].unsqueeze(2), usable),
-                   first=F.l1_loss(seen.first, half), alpha=F.l1_loss(seen.alpha, batch['alpha']))
+                   views=_weighted_l1(seen.source_estimates - batch['source'].unsqueeze(2), usable),
+                   first=F.l1_loss(seen.coarse_source, half), alpha=F.l1_loss(seen.alpha, batch['alpha']))
     if 'camera' in batch: losses |= camera_losses(seen.curve, batch['camera'])
     if seen.error is not None: losses['error'] = error_loss(seen.error, seen.source, batch['source'])
     return dict(loss=sum(LOSS_WEIGHTS[name]*loss for name, loss in losses.items())) | losses

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .composition import Layers, compose
 from .decomposer import LATER_PRESETS, SMALLEST, load_decomposer, shipped_weights
-from .fusion import Plan, blend, working_size
+from .fusion import LowResEstimate, blend_frames, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other, find_photographs, printable, read_photographs
 from .scoring import weights_facts
 
@@ -142,16 +142,16 @@ def plan_frames(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
     side:int|None=None,       # working size; default: that of the model
-)->Plan:
+)->LowResEstimate:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
     small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
     small = small.to(device)
-    plan = model.plan(small, side)
+    plan = model.estimate_lowres(small, side)
     if photographs.seen is None: return plan
-    plan.reading.weight = plan.reading.weight + fading(share).to(device)
-    views = plan.small[2]
-    return replace(plan, small=(*blend(small, plan.reading, views, model.habits), views))
+    plan.maps.weight = plan.maps.weight + fading(share).to(device)
+    views = plan.blended[2]
+    return replace(plan, blended=(*blend_frames(small, plan.maps, views, model.exposure_penalty), views))
 
 # %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
@@ -163,7 +163,7 @@ STRIP = 200_000      # pixels of all frames together in one strip: what a proces
 def restored_strip(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     top:int=0,                # first row
     rows:int|None=None,       # how many; None: all
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
@@ -171,9 +171,9 @@ def restored_strip(
     cut:float=.5,             # what counts as hidden
 )->Restored: # of these rows
     "All layers of some rows at full size."
-    device = plan.reading.mask.device
+    device = plan.maps.mask.device
     x, seen = photographs.strip(top, rows).to(device), photographs.views(top, rows).to(device)
-    found = model.carry_out(x, plan, photographs.size, (top, 0), None if photographs.seen is None else seen)
+    found = model.apply_fullres(x, plan, photographs.size, (top, 0), None if photographs.seen is None else seen)
     layers, sure = found.layers(), found.confidence
     mask, alpha = layers.occlusion_mask, layers.alpha
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
@@ -187,7 +187,7 @@ def restored_strip(
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     rows:int|None=None,       # of a strip; None: as many as fit
     progress:bool=False,      # a bar on stderr, where that is a terminal
     **options                 # of `restored_strip`
@@ -209,7 +209,7 @@ def load_restorer(
         path = shipped_weights(weights or 'fusion') if weights is None or weights in LATER_PRESETS else Path(weights)
         facts = weights_facts(path)
         model = load_decomposer(path, device)
-    if not hasattr(model, 'carry_out'):
+    if not hasattr(model, 'apply_fullres'):
         raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored by models of the family Fusion')
     return model, facts
 
