@@ -30,28 +30,38 @@ from .synthesis import filmic, linear_to_srgb, srgb_to_linear
 class FusionConfig:
     "The architecture. The defaults are the preset `fusion`."
     side:int=128                        # working size: pixels of the longer side
-    widths:tuple=(32, 48, 96, 128, 192) # channels of the levels; the finest is at half the working size
+    # channels of the levels; the finest is at half the working size
+    widths:tuple=(32, 48, 96, 128, 192)
     depths:tuple=(1, 1, 2, 2, 2)        # blocks of each level on the way down; one on the way up
     attention:int=2                     # layers of it at the coarsest level
     norm_groups:int=8                   # of the group norms
     set_features:bool=True              # frames exchange features at every level
-    second_pass:bool=True               # light and masks are estimated again once a first source is known
-    refine_masks:bool=True              # masks are corrected at full size by what the source does not explain
-    common_light:bool=True              # the light that all frames share is estimated; False: that of the median frame
+    # light and masks are estimated again once a first source is known
+    second_pass:bool=True
+    # masks are corrected at full size by what the source does not explain
+    refine_masks:bool=True
+    # the light that all frames share is estimated; False: that of the median frame
+    common_light:bool=True
 
     def __post_init__(self):
         for name in ('widths', 'depths'): object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.widths) != len(self.depths) or len(self.widths) < 2:
-            raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for each of 2 levels or more')
+            raise ValueError(f'widths {self.widths} and depths {self.depths} need one number for '
+                             f'each of 2 levels or more')
         for name, low, high in LIMITS:
-            wrong = [n for n in torch.utils._pytree.tree_leaves(getattr(self, name)) if not low <= n <= high]
+            wrong = [n for n in torch.utils._pytree.tree_leaves(getattr(self, name))
+                     if not low <= n <= high]
             if wrong: raise ValueError(f'{name} must lie between {low} and {high}; got {wrong[0]}')
         wrong = [w for w in self.widths if w % self.norm_groups]
-        if wrong: raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} norm_groups')
+        if wrong:
+            raise ValueError(f'{wrong[0]} channels cannot be split into {self.norm_groups} '
+                             f'norm_groups')
 
-LIMITS = [('side', 32, 1024), ('widths', 4, 1024), ('depths', 1, 16), ('attention', 0, 16), ('norm_groups', 1, 64)]
+# %% ../nbs/41_fusion.ipynb #cell-008
+LIMITS = [('side', 32, 1024), ('widths', 4, 1024), ('depths', 1, 16), ('attention', 0, 16),
+          ('norm_groups', 1, 64)]
 
-# %% ../nbs/41_fusion.ipynb #cell-010
+# %% ../nbs/41_fusion.ipynb #cell-011
 def change_exposure(
     stored:Tensor, # (B,C,...) stored values in [0,1]
     stops:Tensor,  # as wide: exposure in powers of two
@@ -75,7 +85,7 @@ def filmic_to_linear(
     t = 1 / (1 + ((1 - x)/x)**(1/contrast) * (1 - pivot)/pivot)
     return .18 * (16.5*t - 10).exp2()
 
-# %% ../nbs/41_fusion.ipynb #cell-011
+# %% ../nbs/41_fusion.ipynb #cell-012
 def clip_with_leaky_gradient(
     x:Tensor # linear light >= 0
 )->Tensor: # stored values in [0,1]
@@ -91,7 +101,7 @@ def clamp_with_leaky_gradient(
     inside = torch.minimum(torch.maximum(x, low), high)
     return inside + .1*(x - x.detach())*(inside.detach() != x.detach())
 
-# %% ../nbs/41_fusion.ipynb #cell-016
+# %% ../nbs/41_fusion.ipynb #cell-017
 MAPS = dict(stops=3, log_cast_shadow=3, gloss=3, weight=3, mask=1, alpha=1) # map -> channels
 
 @dataclass
@@ -109,7 +119,7 @@ def decode_maps(
     prior:Tensor,  # (B,3,T,h,w): what `stops` starts from
     n_frames:int,  # T
 )->FrameMaps:
-    "Channels as quantities with units; zero channels mean: as the prior says, no shadow, no gloss, no mask."
+    "Channels as quantities with units; at zero: the prior's light, no shadow, no gloss, no mask."
     x = rearrange(x.float(), '(b t) c h w -> b c t h w', t=n_frames)
     maps = dict(zip(MAPS, x.split(tuple(MAPS.values()), dim=1)))
     maps['stops'] = (prior + maps['stops']).clamp(-8, 6)
@@ -118,7 +128,7 @@ def decode_maps(
     maps['mask'] = maps['mask'] - 2
     return FrameMaps(**maps)
 
-# %% ../nbs/41_fusion.ipynb #cell-019
+# %% ../nbs/41_fusion.ipynb #cell-020
 def remove_lighting(
     frames:Tensor,  # (B,3,T,H,W)
     maps:FrameMaps, # of the same size
@@ -134,30 +144,33 @@ def blend_frames(
     estimates:Tensor, # (B,3,T,H,W), as from `remove_lighting`
     penalty:Tensor,   # (3,) on the logits: of white, of black, of covered values
 )->tuple[Tensor, Tensor]: # source (B,3,H,W), and the weights (B,3,T,H,W), which sum to 1 over T
-    "A weighted mean over the frames: hardly anything from where a frame is blown out, black or covered."
+    "A weighted mean over the frames; little weight where one is blown out, black or covered."
     white, black = (frames - .96).clamp(min=0)/.04, (.04 - frames).clamp(min=0)/.04
     cost = penalty[0]*white + penalty[1]*black + penalty[2]*maps.mask.sigmoid()
     weights = (maps.weight - cost).softmax(2)
     return (weights*estimates).sum(2), weights
 
-# %% ../nbs/41_fusion.ipynb #cell-022
+# %% ../nbs/41_fusion.ipynb #cell-023
 @dataclass
 class FusionPrediction(Prediction):
     "All five layers, and what only this model gives."
     alpha:Tensor|None=None            # (B,1,T,H,W) in [0,1]: how opaque the occluder is
-    confidence:Tensor|None=None       # (B,1,H,W) in [0,1]: 0 where no frame shows the picture
+    visible:Tensor|None=None          # (B,1,H,W) in [0,1]: 0 where no frame shows the picture
+    confidence:Tensor|None=None       # (B,1,H,W) in [0,1]: `visible`, lowered by the expected error
     weights:Tensor|None=None          # (B,3,T,H,W), sum 1 over T: of the blend
     source_estimates:Tensor|None=None # (B,3,T,H,W): each frame without its light
     coarse_source:Tensor|None=None    # (B,3,h,w): after the first pass, at half the working size
     curve:Tensor|None=None            # (B,2): share of the Filmic curve, and its contrast
     unbounded:Tensor|None=None        # (B,3,H,W): the source before it was kept within the envelope
-    error:Tensor|None=None            # (B,1,H,W): expected absolute error of the source, stored values
+    # (B,1,H,W): expected absolute error of the source, stored values
+    error:Tensor|None=None
 
     def layers(self)->Layers:
         "All five layers, and the opacity."
-        return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb, self.alpha)
+        return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb,
+                      self.alpha)
 
-# %% ../nbs/41_fusion.ipynb #cell-023
+# %% ../nbs/41_fusion.ipynb #cell-024
 class Fusion(nn.Module):
     "Frames to layers, by light, masks and weights that are estimated on small frames."
     def __init__(self,
@@ -165,9 +178,11 @@ class Fusion(nn.Module):
     ):
         super().__init__()
         self.config, width, n_maps = config, config.widths[0], sum(MAPS.values())
-        self.unet = SetUNet(4*12, config.widths, config.depths, config.attention, config.norm_groups, config.set_features)
+        self.unet = SetUNet(4*12, config.widths, config.depths, config.attention,
+                            config.norm_groups, config.set_features)
         self.maps_head = nn.Conv2d(width, n_maps, 3, padding=1)
-        self.camera_head = nn.Sequential(nn.Linear(2*config.widths[-1], 64), nn.ReLU(), nn.Linear(64, 2))
+        self.camera_head = nn.Sequential(nn.Linear(2*config.widths[-1], 64), nn.ReLU(),
+                                         nn.Linear(64, 2))
         self.exposure_penalty = nn.Parameter(torch.tensor([4., 2., 6.]))
         self.prior_gain = nn.Parameter(torch.tensor(2.2)) # log stored values -> log linear light
         if config.second_pass:
@@ -177,20 +192,23 @@ class Fusion(nn.Module):
         self.reference_head, self.offset_head = nn.Conv2d(width, 3, 1), nn.Conv2d(2*width, 3, 1)
         self.error_head = nn.Conv2d(2*width, 1, 3, padding=1)
         self.spread_exponent = nn.Parameter(torch.tensor(.5))
-        self.mask_refiner = nn.Sequential(PerPixelLinear(11, 24), nn.ReLU(True), PerPixelLinear(24, 24), nn.ReLU(True),
+        self.mask_refiner = nn.Sequential(PerPixelLinear(11, 24), nn.ReLU(True),
+                                          PerPixelLinear(24, 24), nn.ReLU(True),
                                           PerPixelLinear(24, 1))
-        for layer in (self.maps_head, self.highres_head, self.camera_head[-1], self.mask_refiner[-1],
+        for layer in (self.maps_head, self.highres_head, self.camera_head[-1],
+                      self.mask_refiner[-1],
                       self.reference_head, self.offset_head, self.error_head):
             layer.weight.data.mul_(.1); nn.init.zeros_(layer.bias)
 
-# %% ../nbs/41_fusion.ipynb #cell-024
+# %% ../nbs/41_fusion.ipynb #cell-025
 @patch(as_prop=True)
 def parts(self:Fusion)->dict: # name -> module, for freezing and counting, named as in `Decomposer`
     "The network's parts by what they serve."
     heads = nn.ModuleList([self.maps_head, self.highres_head, self.camera_head, self.mask_refiner,
                            self.reference_head, self.offset_head, self.error_head])
     if self.config.second_pass: heads.extend([self.second_stem, self.second_block])
-    return dict(encoder=self.unet, source=nn.ModuleList(), light_shadow=heads, occlusion=nn.ModuleList())
+    return dict(encoder=self.unet, source=nn.ModuleList(), light_shadow=heads,
+                occlusion=nn.ModuleList())
 
 @patch
 def half_precision(self:Fusion, x:Tensor):
@@ -206,7 +224,7 @@ def knows_bfloat16(
     if kind == 'cuda': return torch.cuda.is_bf16_supported()
     return kind == 'cpu' and torch.cpu._is_avx512_bf16_supported()
 
-# %% ../nbs/41_fusion.ipynb #cell-026
+# %% ../nbs/41_fusion.ipynb #cell-027
 def resize_frames(
     x:Tensor,   # (B,C,T,H,W)
     size:tuple, # (h,w)
@@ -231,13 +249,14 @@ def stem_inputs(
     gains:Tensor,  # (B,3,T,h,w), log2, as from `equalise_gains`
     median:Tensor, # (B,3,h,w) of the equalised frames
 )->Tensor: # (B,12,T,h,w)
-    "Stored values; in powers of two: beyond the plain median, the smooth gain, beyond the equalised median."
+    "Stored values; in powers of two: beyond the median, smooth gain, beyond the equalised median."
     logs = frames.clamp(min=1/64).log2()
     beyond_median = logs - sort_frames(logs)[(logs.shape[2] - 1)//2].unsqueeze(2)
     beyond_equalised = logs - gains - median.clamp(min=1/64).log2().unsqueeze(2)
-    return torch.cat([2*frames - 1, .5*beyond_median, .5*gains, beyond_equalised.clamp(-4, 4)], dim=1)
+    return torch.cat([2*frames - 1, .5*beyond_median, .5*gains, beyond_equalised.clamp(-4, 4)],
+                     dim=1)
 
-# %% ../nbs/41_fusion.ipynb #cell-028
+# %% ../nbs/41_fusion.ipynb #cell-029
 @patch
 def encode(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
@@ -256,30 +275,50 @@ def decode_camera(self:Fusion,
     "The camera's tone curve."
     return torch.stack([x[:, 0].sigmoid(), 1.2 + 1.4*x[:, 1].sigmoid()], 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-030
+# %% ../nbs/41_fusion.ipynb #cell-031
 @patch
 def remove_common_light(self:Fusion,
     maps:FrameMaps,  # (B,C,T,h,w)
     features:Tensor, # (B·T,C',h',w')
+    like:int|None=None, # a frame whose level and tint the source takes; None: estimated
 )->FrameMaps: # relative to what all frames share
     "Light, shadow and gloss without what every frame has of them."
     size = tuple(max(2, n//4) for n in features.shape[-2:])
-    relative = replace(maps, log_cast_shadow=maps.log_cast_shadow - maps.log_cast_shadow.amax(2, keepdim=True),
+    relative = replace(maps, log_cast_shadow=maps.log_cast_shadow
+                       - maps.log_cast_shadow.amax(2, keepdim=True),
                        gloss=maps.gloss - maps.gloss.amin(2, keepdim=True))
-    if not self.config.common_light: return relative
-    level = self.common_level(maps, F.adaptive_avg_pool2d(features.float(), size))
+    if not self.config.common_light and like is None: return relative
+    level = self.common_level(maps, F.adaptive_avg_pool2d(features.float(), size), like)
     level = F.interpolate(level, size=maps.mask.shape[-2:], mode='bilinear').unsqueeze(2)
     return replace(relative, stops=maps.stops - level)
 
+# %% ../nbs/41_fusion.ipynb #cell-032
+# (B,3,h,w), (B,1,h,w) -> (B,3,p,q)
+def _smooth_light_of(stops:Tensor, shown:Tensor, size:tuple)->Tensor:
+    "One frame's light where it shows the picture, and a mean of the surroundings where it does not."
+    light, weight = stops*shown, shown
+    smooth = 0
+    # coarser and coarser, less and less
+    for share, n in ((1., 1), (.1, 2), (.01, 4), (1e-3, 10**6)):
+        grid = tuple(max(1, m//n) for m in size)
+        part = F.interpolate(F.adaptive_avg_pool2d(torch.cat([light, weight], 1), grid), size=size,
+                             mode='bilinear')
+        smooth = smooth + share*part
+    return smooth[:, :3]/smooth[:, 3:].clamp(min=1e-6)
+
+# %% ../nbs/41_fusion.ipynb #cell-033
 @patch
 def common_level(self:Fusion,
     maps:FrameMaps,  # (B,C,T,h,w)
     features:Tensor, # (B·T,C',p,q), pooled
+    like:int|None=None, # see `remove_common_light`
 )->Tensor: # (B,3,p,q), in powers of two
-    "The light that the source takes over: a mixture of the frames' own, never less than the least, nor more than the most."
+    "The light that the source takes over: a mixture of the frames' own, within their range."
     T, size = maps.mask.shape[2], features.shape[-2:]
-    def pool(x): return F.adaptive_avg_pool2d(x.flatten(0, 2)[None], size)[0].view(*x.shape[:3], *size)
+    def pool(x):
+        return F.adaptive_avg_pool2d(x.flatten(0, 2)[None], size)[0].view(*x.shape[:3], *size)
     shown = 1 - maps.mask.detach().sigmoid()
+    if like is not None: return _smooth_light_of(maps.stops[:, :, like], shown[:, :, like], size)
     visible = pool(shown).clamp(min=1e-3)
     light = pool(maps.stops*shown)/visible
     logits = self.reference_head(features).unflatten(0, (-1, T)).transpose(1, 2)
@@ -288,25 +327,30 @@ def common_level(self:Fusion,
     level = level + spread*self.offset_head(pool_frames(features, T))
     return clamp_with_leaky_gradient(level, light.amin(2), light.amax(2))
 
-# %% ../nbs/41_fusion.ipynb #cell-033
+# %% ../nbs/41_fusion.ipynb #cell-036
 @patch
 def estimate(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
-)->tuple: # `FrameMaps` at (h,w), tone curve (B,2), features (B·T,C,h/2,w/2), coarse source (B,3,h/2,w/2)
+    like:int|None=None, # see `estimate_lowres`
+)->tuple: # maps at (h,w), tone curve (B,2), features (B·T,C,h/2,w/2), coarse source (B,3,h/2,w/2)
     "Light, masks and weights: from the frames alone, then again with a coarse source."
     T, half = small.shape[2], tuple(n//2 for n in small.shape[-2:])
     with self.half_precision(small):
         features, curve, prior = self.encode(small)
         logits = self.maps_head(features)
-    maps, shrunk = self.remove_common_light(decode_maps(logits, prior, T), features), resize_frames(small, half)
-    coarse, _ = blend_frames(shrunk, maps, remove_lighting(shrunk, maps, curve), self.exposure_penalty)
-    if self.config.second_pass: features = self.second_pass_features(features, shrunk, maps, coarse, curve)
+    maps = self.remove_common_light(decode_maps(logits, prior, T), features, like)
+    shrunk = resize_frames(small, half)
+    coarse, _ = blend_frames(shrunk, maps, remove_lighting(shrunk, maps, curve),
+                             self.exposure_penalty)
+    if self.config.second_pass:
+        features = self.second_pass_features(features, shrunk, maps, coarse, curve)
     with self.half_precision(small):
         correction = self.highres_head(F.interpolate(features, scale_factor=2, mode='bilinear'))
     logits = F.interpolate(logits.float(), scale_factor=2, mode='bilinear') + correction.float()
     maps = decode_maps(logits, resize_frames(prior, small.shape[-2:]), T)
-    return self.remove_common_light(maps, features), curve, features, coarse
+    return self.remove_common_light(maps, features, like), curve, features, coarse
 
+# %% ../nbs/41_fusion.ipynb #cell-037
 @patch
 def second_pass_features(self:Fusion,
     features:Tensor, # (B·T,C,h,w) of the first pass
@@ -318,10 +362,12 @@ def second_pass_features(self:Fusion,
     "Features that also see the coarse source, and what each frame shows beyond it."
     still = source.unsqueeze(2)
     beyond = frames - relight(source, maps, curve)
-    seen = torch.cat([2*still.expand_as(frames) - 1, 4*beyond, .3*maps.stops, .3*maps.log_cast_shadow, maps.mask.sigmoid()], 1)
+    seen = torch.cat([2*still.expand_as(frames) - 1, 4*beyond, .3*maps.stops,
+                      .3*maps.log_cast_shadow, maps.mask.sigmoid()], 1)
     seen = rearrange(seen, 'b c t h w -> (b t) c h w')
     with self.half_precision(frames):
-        x = features + F.relu(self.second_stem(torch.cat([features, seen.to(features.dtype)], dim=1)))
+        x = features + F.relu(self.second_stem(torch.cat([features, seen.to(features.dtype)],
+                                                         dim=1)))
         return self.second_block(x, frames.shape[2])
 
 def relight(
@@ -332,12 +378,13 @@ def relight(
 )->Tensor: # (B,3,T,H,W)
     "The source in the light of every frame."
     shadow = maps.log_cast_shadow if objects else torch.zeros_like(maps.log_cast_shadow)
-    return change_exposure(source.unsqueeze(2), maps.stops + shadow, curve, add=maps.gloss*shadow.exp2())
+    return change_exposure(source.unsqueeze(2), maps.stops + shadow, curve,
+                           add=maps.gloss*shadow.exp2())
 
-# %% ../nbs/41_fusion.ipynb #cell-035
+# %% ../nbs/41_fusion.ipynb #cell-039
 @dataclass
 class LowResEstimate:
-    "All that is found at the working size (h,w); `Fusion.apply_fullres` applies it to frames of any size."
+    "All that is estimated at the working size (h,w), for `Fusion.apply_fullres`."
     maps:FrameMaps       # (B,C,T,h,w)
     curve:Tensor         # (B,2)
     coarse_source:Tensor # (B,3,h/2,w/2)
@@ -349,18 +396,21 @@ class LowResEstimate:
 def estimate_lowres(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
     side:int|None=None, # working size; that of the configuration by default
+    like:int|None=None, # a frame whose level and tint the source takes; None: estimated
 )->LowResEstimate:
     "Light, masks and weights, from small frames."
     check_frames(frames)
     small = resize_frames(frames, working_size(frames.shape[-2:], side or self.config.side))
-    maps, curve, features, coarse = self.estimate(small)
+    if like is not None and not 0 <= like < frames.shape[2]:
+        raise ValueError(f'like is the number of a frame, 0 to {frames.shape[2] - 1}; got {like}')
+    maps, curve, features, coarse = self.estimate(small, like)
     estimates = remove_lighting(small, maps, curve)
     source, weights = blend_frames(small, maps, estimates, self.exposure_penalty)
     log_error = self.error_head(pool_frames(features.float(), frames.shape[2])) - 3.5
     steady = steady_share(small, maps.mask.sigmoid())
     return LowResEstimate(maps, curve, coarse, (source, weights, estimates), steady, log_error)
 
-# %% ../nbs/41_fusion.ipynb #cell-037
+# %% ../nbs/41_fusion.ipynb #cell-041
 def enlarge_tile(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
@@ -371,7 +421,8 @@ def enlarge_tile(
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1] # smoothed first, so as a whole
     if tuple(x.shape[-2:]) == box[2:] == tuple(size): return x
     if shrinks or box == (0, 0, *size):
-        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear', antialias=shrinks)[0]
+        whole = F.interpolate(x.flatten(0, -3)[None], size=tuple(size), mode='bilinear',
+                              antialias=shrinks)[0]
         return whole.unflatten(0, x.shape[:-2])[..., top:top + rows, left:left + columns]
     for axis, (start, n) in zip((-2, -1), ((top, rows), (left, columns))):
         if n == x.shape[axis] == size[axis]: continue
@@ -383,7 +434,7 @@ def enlarge_tile(
         x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
     return x
 
-# %% ../nbs/41_fusion.ipynb #cell-040
+# %% ../nbs/41_fusion.ipynb #cell-044
 @patch
 def refine_mask(self:Fusion,
     frames:Tensor,  # (B,3,T,H,W)
@@ -392,7 +443,8 @@ def refine_mask(self:Fusion,
     curve:Tensor,   # (B,2)
 )->Tensor: # (B,1,T,H,W) logits of the mask
     "The enlarged mask, corrected pixel by pixel where frame and recomposition differ."
-    with torch.no_grad(): # the mask learns from the difference; the source must not bend to suit the mask
+    # the mask learns from the difference; the source must not bend to suit the mask
+    with torch.no_grad():
         off = frames - relight(source, maps, curve)
         most = off.abs().amax(1, keepdim=True).clamp(min=1/255).log2()/4
         seen = torch.cat([4*off, 4*off.abs(), most, frames], 1)
@@ -401,22 +453,22 @@ def refine_mask(self:Fusion,
         change = torch.cat([self.mask_refiner(piece) for piece in x.split(2**14, -1)], -1)
     return maps.mask + change.float().view_as(maps.mask)
 
-# %% ../nbs/41_fusion.ipynb #cell-042
+# %% ../nbs/41_fusion.ipynb #cell-046
 def shadow_and_light(
     source:Tensor,  # (B,3,H,W), as the lamps light it
     maps:FrameMaps, # (B,C,T,H,W)
     curve:Tensor,   # (B,2)
     bounded:Tensor|None=None, # (B,3,H,W): the source that is given out, if it is another
 )->tuple[Tensor, Tensor]: # shadow and light (B,3,T,H,W)
-    "The convention's layers, from the source under the lamps with and without the objects' shadows."
+    "The convention's layers, from the source lit with and without cast shadows."
     bare, unoccluded = relight(source, maps, curve, objects=False), relight(source, maps, curve)
     return canonical_layers(source if bounded is None else bounded, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-045
+# %% ../nbs/41_fusion.ipynb #cell-049
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
 def expected_error(
-    log_error:Tensor, # (B,1,H,W): logarithm of the error that is expected where the frames agree to .02
+    log_error:Tensor, # (B,1,H,W): logarithm of the error where the frames agree to .02
     weights:Tensor,   # (B,3,T,H,W), sum 1 over T
     estimates:Tensor, # (B,3,T,H,W): per-frame source estimates
     source:Tensor,    # (B,3,H,W): their blend
@@ -431,50 +483,72 @@ def visibility(
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
     stops:Tensor,  # (B,3,T,H,W): the light, in powers of two
 )->Tensor: # (B,1,H,W) in [0,1]
-    "How far at least one frame shows the picture: not covered, and neither burnt out nor lost in the dark."
+    "How far some frame shows the picture: not covered, not burnt out, not lost in the dark."
     burnt = ((frames > 254/255) & (stops > .1)).all(1, keepdim=True)
     drowned = ((frames < 1/255) & (stops < -1)).all(1, keepdim=True)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-049
+# %% ../nbs/41_fusion.ipynb #cell-053
+@patch
+def blend_fullres(self:Fusion,
+    frames:Tensor,  # (B,3,T,H,W), or a tile of them
+    maps:FrameMaps, # of the same size
+    curve:Tensor,   # (B,2)
+    blended:tuple|None=None, # source, weights and estimates, where they are known at this size
+)->tuple: # maps with refined masks, source (B,3,H,W), weights and estimates (B,3,T,H,W)
+    "The source from the frames themselves; once more after its masks are refined."
+    if blended is None:
+        estimates = remove_lighting(frames, maps, curve)
+        source, weights = blend_frames(frames, maps, estimates, self.exposure_penalty)
+    else: source, weights, estimates = blended
+    if self.config.refine_masks:
+        maps = replace(maps, mask=self.refine_mask(frames, source, maps, curve))
+        source, weights = blend_frames(frames, maps, estimates, self.exposure_penalty)
+    return maps, source, weights, estimates
+
+# %% ../nbs/41_fusion.ipynb #cell-054
 @patch
 def apply_fullres(self:Fusion,
     frames:Tensor,          # (B,3,T,H,W), or a tile of them
     lowres:LowResEstimate,  # of the whole frames
     size:tuple=None,        # (H,W) of the whole frames, if this is a tile
     corner:tuple=(0, 0),    # (top, left) of the tile
-    seen:Tensor=None,       # (1 or B,1,T,H,W) bool: where a frame shows anything at all; None: everywhere
+    seen:Tensor=None,       # (1 or B,1,T,H,W) bool: where a frame shows anything; None: everywhere
 )->FusionPrediction: # of the frames or the tile
     "All layers, at full size; the source within the envelope of what the unmasked frames show."
     size, curve = tuple(size or frames.shape[-2:]), lowres.curve
     def fit(x): return enlarge_tile(x, size, (*corner, *frames.shape[-2:]))
     maps = FrameMaps(*[fit(getattr(lowres.maps, f.name)) for f in fields(FrameMaps)])
-    if tuple(frames.shape[-2:]) == size == tuple(lowres.maps.mask.shape[-2:]): source, weights, estimates = lowres.blended
-    else:
-        estimates = remove_lighting(frames, maps, curve)
-        source, weights = blend_frames(frames, maps, estimates, self.exposure_penalty)
-    if self.config.refine_masks:
-        maps = replace(maps, mask=self.refine_mask(frames, source, maps, curve))
-        source, weights = blend_frames(frames, maps, estimates, self.exposure_penalty)
-    mask, unbounded = maps.mask.sigmoid(), source
+    whole = tuple(frames.shape[-2:]) == size == tuple(lowres.maps.mask.shape[-2:])
+    maps, unbounded, weights, estimates = self.blend_fullres(frames, maps, curve,
+        lowres.blended if whole else None)
+    mask = maps.mask.sigmoid()
     hidden = mask if seen is None else mask.where(seen, 1)
-    source = within_envelope(within_majority(unbounded, frames, hidden, fit(lowres.steady)), frames, hidden)
+    source = within_envelope(within_majority(unbounded, frames, hidden, fit(lowres.steady)), frames,
+                             hidden)
     shadow, light = shadow_and_light(unbounded, maps, curve, source)
-    error = expected_error(fit(lowres.log_error), weights, estimates, unbounded, self.spread_exponent)
-    confidence = visibility(frames, hidden, maps.stops + maps.log_cast_shadow)*(-error/TOLERANCE).exp()
-    return FusionPrediction(source, shadow, light, maps.mask, frames, mask*maps.alpha.sigmoid(), confidence, weights,
-                            estimates, lowres.coarse_source, curve, unbounded, error)
+    error = expected_error(fit(lowres.log_error), weights, estimates, unbounded,
+                           self.spread_exponent)
+    visible = visibility(frames, hidden, maps.stops + maps.log_cast_shadow)
+    confidence = visible*(-error/TOLERANCE).exp()
+    return FusionPrediction(source, shadow, light, maps.mask, frames, mask*maps.alpha.sigmoid(),
+                            visible,
+                            confidence, weights, estimates, lowres.coarse_source, curve, unbounded,
+                            error)
 
+# %% ../nbs/41_fusion.ipynb #cell-055
 @patch
 def forward(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
     heads:tuple=(),     # for the signature of `Decomposer`: all layers are always found
     side:int|None=None, # see `estimate_lowres`
+    like:int|None=None, # likewise
 )->FusionPrediction:
     "All layers of a batch of sequences."
-    return self.apply_fullres(frames, self.estimate_lowres(frames, side))
+    return self.apply_fullres(frames, self.estimate_lowres(frames, side, like))
 
-# %% ../nbs/41_fusion.ipynb #cell-051
+# %% ../nbs/41_fusion.ipynb #cell-057
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(),
-    'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1, side=96)})
+    'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,
+                                 side=96)})

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers
@@ -27,13 +28,16 @@ def source_losses(
     source:Tensor, # (B,3,H,W) predicted
     truth:Tensor,  # (B,3,H,W)
 )->dict: # scalars
-    "How far the source is off: everywhere, at edges, after a gain for each channel, in decibels, and at low frequency."
+    "Error of the source: everywhere, at edges, after a gain, in decibels, at low frequency."
     def edges(x): return torch.cat([x.diff(dim=-1).flatten(1), x.diff(dim=-2).flatten(1)], 1)
     def shared(x): return F.adaptive_avg_pool2d((x.clamp(min=0) + .03).log2(), 8)
-    gain = (source*truth).sum((-2, -1), keepdim=True)/(source*source).sum((-2, -1), keepdim=True).clamp(min=1e-3)
+    gain = (
+        source*truth).sum(
+            (-2, -1), keepdim=True)/(source*source).sum((-2, -1), keepdim=True).clamp(min=1e-3)
     decibels = ((source - truth).square().mean((1, 2, 3)) + 1e-5).log10()
     return dict(source=F.l1_loss(source, truth), edges=F.l1_loss(edges(source), edges(truth)),
-                after_gain=F.l1_loss(gain.clamp(.2, 5)*source, truth), decibels=.1*decibels.mean() + .5,
+                after_gain=F.l1_loss(gain.clamp(.2, 5)*source, truth),
+                decibels=.1*decibels.mean() + .5,
                 shared_light=F.l1_loss(shared(source), shared(truth)))
 
 # %% ../nbs/43_fusion_training.ipynb #cell-008
@@ -54,13 +58,14 @@ def error_loss(
     source:Tensor,   # (B,3,H,W) as it is given out
     truth:Tensor,    # (B,3,H,W)
 )->Tensor: # scalar
-    "Negative log-likelihood of the error that the source has, under a Laplace density of the expected one."
+    "Negative log-likelihood of the actual error, under a Laplace density of the expected one."
     error = (source - truth).abs().mean(1, keepdim=True).detach() + 1/510
     expected = expected.clamp(min=1/510)
     return (error/expected + expected.log()).mean()
 
 # %% ../nbs/43_fusion_training.ipynb #cell-013
-LOSS_WEIGHTS = dict(source=2., edges=1., after_gain=1.5, decibels=1., shared_light=.4, mask=.6, overlap=.25, shadow=1., light=2.,
+LOSS_WEIGHTS = dict(source=2., edges=1., after_gain=1.5, decibels=1., shared_light=.4, mask=.6,
+                    overlap=.25, shadow=1., light=2.,
                     views=.5, first=.5, alpha=.1, camera=.1, contrast=.1, error=.02)
 
 def fusion_loss(
@@ -73,13 +78,16 @@ def fusion_loss(
     visible = 1 - batch['occlusion_mask']
     usable = visible*((batch['frames'] > .02) & (batch['frames'] < .98))
     half = F.adaptive_avg_pool2d(batch['source'], seen.coarse_source.shape[-2:])
-    losses = source_losses(seen.unbounded, batch['source']) | mask_losses(seen.occlusion_logit, batch['occlusion_mask'])
+    losses = source_losses(seen.unbounded, batch['source']) | mask_losses(seen.occlusion_logit,
+        batch['occlusion_mask'])
     losses |= dict(shadow=_weighted_l1(seen.shadow - batch['shadow'], .3 + .7*visible),
                    light=_weighted_l1(seen.light - batch['light'], .3 + .7*visible),
                    views=_weighted_l1(seen.source_estimates - batch['source'].unsqueeze(2), usable),
-                   first=F.l1_loss(seen.coarse_source, half), alpha=F.l1_loss(seen.alpha, batch['alpha']))
+                   first=F.l1_loss(seen.coarse_source, half),
+                   alpha=F.l1_loss(seen.alpha, batch['alpha']))
     if 'camera' in batch: losses |= camera_losses(seen.curve, batch['camera'])
-    if seen.error is not None: losses['error'] = error_loss(seen.error, seen.source, batch['source'])
+    if seen.error is not None:
+        losses['error'] = error_loss(seen.error, seen.source, batch['source'])
     return dict(loss=sum(LOSS_WEIGHTS[name]*loss for name, loss in losses.items())) | losses
 
 # %% ../nbs/43_fusion_training.ipynb #cell-014
@@ -87,10 +95,11 @@ def camera_losses(
     curve:Tensor,  # (B,2) predicted: how filmic, and the contrast
     camera:Tensor, # (B,2) true: filmic or not, and the contrast
 )->dict: # scalars
-    "Without this the network takes every camera for a filmic one: its curve lets more gradient through."
+    "Which curve the camera had: without it every camera passes for a filmic one."
     filmic = camera[:, 0]
     share = curve[:, 0].clamp(1e-4, 1 - 1e-4)
-    return dict(camera=F.binary_cross_entropy(share, filmic), contrast=((curve[:, 1] - camera[:, 1]).abs()*filmic).mean())
+    return dict(camera=F.binary_cross_entropy(share, filmic),
+                contrast=((curve[:, 1] - camera[:, 1]).abs()*filmic).mean())
 
 # %% ../nbs/43_fusion_training.ipynb #cell-015
 def _weighted_l1(difference:Tensor, weight:Tensor)->Tensor:
@@ -106,86 +115,110 @@ class Recipe:
     changes:dict=field(default_factory=dict) # fields of its configuration that differ
     steps:int=20_000       # of the optimiser
     sequences:int=4        # in a step of ten frames at 64 pixels
-    sizes:dict=field(default_factory=lambda: {64: .72, 96: .18, 128: .10}) # side of the frames -> how often
+    # side of the frames -> how often
+    sizes:dict=field(default_factory=lambda: {64: .72, 96: .18, 128: .10})
     rate:float=8e-4        # learning rate, once it is warm
     warmup:int=200         # steps
     cooldown:float=.25     # share of the steps, at the end, in which the rate falls
     average:float=.999     # of the moving average of the weights, per step
     clip:float=1.          # norm of the gradient
-    restart:int=0          # the step at which it began from given weights, if it did: warmed up again from there
+    # the step at which it began from given weights, if it did: warmed up again from there
+    restart:int=0
     seed:int=0             # of weights and order
 
     def __post_init__(self):
         if self.steps < 1: raise ValueError(f'steps must be at least 1; got {self.steps}')
-        object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()}) # JSON has only texts for keys
-        if not 0 <= self.cooldown <= 1: raise ValueError(f'cooldown is a share of the steps, 0 to 1; got {self.cooldown}')
-        if min(self.sizes) < 32: raise ValueError(f'frames must be at least 32 pixels; got {min(self.sizes)}')
+        # JSON has only texts for keys
+        object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()})
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f'cooldown is a share of the steps, 0 to 1; got {self.cooldown}')
+        if min(self.sizes) < 32:
+            raise ValueError(f'frames must be at least 32 pixels; got {min(self.sizes)}')
 
-    def shape(self, step:int)->tuple: # (B, T, side)
-        "Sequences, frames and size of a step."
-        dice = Dice(('step', self.seed, step))
-        side = list(self.sizes)[int(dice.choice(list(self.sizes.values()), 1))]
-        T = 10 if dice.chance(.5, 1) else int(dice.log_uniform(1, 31, 1))
-        return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
+# %% ../nbs/43_fusion_training.ipynb #cell-019
+@patch
+def shape(self:Recipe, step:int)->tuple: # (B, T, side)
+    "Sequences, frames and size of a step."
+    dice = Dice(('step', self.seed, step))
+    side = list(self.sizes)[int(dice.choice(list(self.sizes.values()), 1))]
+    T = 10 if dice.chance(.5, 1) else int(dice.log_uniform(1, 31, 1))
+    return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
 
-    def rate_at(self, step:int)->float:
-        "Learning rate of a step: warmed up, constant, and falling to a fiftieth at the end."
-        warm = min(1., (step - self.restart + 1)/self.warmup)
-        fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
-        return self.rate*warm*(1 - .98*min(1., fallen))
+@patch(as_prop=True)
+def cools_at(self:Recipe)->int:
+    "The step from which the rate falls; before it a run can still be made longer."
+    return round((1 - self.cooldown)*self.steps)
 
-    @property
-    def cools_at(self)->int:
-        "The step from which the rate falls; before it a run can still be made longer."
-        return round((1 - self.cooldown)*self.steps)
+@patch
+def rate_at(self:Recipe, step:int)->float:
+    "Learning rate of a step: warmed up, constant, and falling to a fiftieth at the end."
+    warm = min(1., (step - self.restart + 1)/self.warmup)
+    fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
+    return self.rate*warm*(1 - .98*min(1., fallen))
 
-# %% ../nbs/43_fusion_training.ipynb #cell-021
+# %% ../nbs/43_fusion_training.ipynb #cell-022
 class TrainingRun:
-    "A network, its moving average and its optimiser, somewhere between the first step and the last."
+    "A network, its moving average and its optimiser, between two steps."
     def __init__(self,
         recipe:Recipe,
         device='cpu', # where it runs
     ):
         self.recipe, self.device, self.step, self.seconds, self.curve = recipe, device, 0, 0., []
-        self.model = create_decomposer(recipe.preset, seed=recipe.seed, **recipe.changes).to(device).train()
+        self.model = create_decomposer(recipe.preset, seed=recipe.seed,
+                                       **recipe.changes).to(device).train()
         self.average = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.rate, betas=(.9, .99), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.rate, betas=(.9, .99),
+                                           weight_decay=1e-4)
 
     def save(self, path:Path):
         "The checkpoint, whole or not at all."
         draft = path.with_name(f'.{path.name}.part')
-        torch.save(dict(recipe=asdict(self.recipe), step=self.step, seconds=self.seconds, curve=self.curve, average=self.average,
-                        model=self.model.state_dict(), optimizer=self.optimizer.state_dict()), draft)
+        torch.save(dict(recipe=asdict(self.recipe), step=self.step, seconds=self.seconds,
+                        curve=self.curve, average=self.average,
+                        model=self.model.state_dict(), optimizer=self.optimizer.state_dict()),
+                        draft)
         draft.replace(path)
 
-    @staticmethod
-    def load(path:Path, device='cpu')->'TrainingRun':
-        "A run where its checkpoint left it."
-        state = torch.load(path, weights_only=True, map_location=device)
-        run = TrainingRun(Recipe(**state['recipe']), device)
-        run.model.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
-        run.step, run.seconds, run.curve, run.average = (state[name] for name in ('step', 'seconds', 'curve', 'average'))
-        return run
+# %% ../nbs/43_fusion_training.ipynb #cell-023
+@patch(cls_method=True)
+def load(cls:TrainingRun,
+    path:Path,    # of the checkpoint
+    device='cpu', # where it runs
+)->TrainingRun:
+    "A run where its checkpoint left it."
+    state = torch.load(path, weights_only=True, map_location=device)
+    run = TrainingRun(Recipe(**state['recipe']), device)
+    run.model.load_state_dict(state['model'])
+    run.optimizer.load_state_dict(state['optimizer'])
+    for name in ('step', 'seconds', 'curve', 'average'): setattr(run, name, state[name])
+    return run
 
-    @staticmethod
-    def of_length(folder:Path, steps:int, device='cpu')->'TrainingRun':
-        "A run as it would stand had it been meant for so many steps: from where its rate had not yet begun to fall."
-        run = TrainingRun.load(Path(folder)/'run.pt', device)
-        if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
-        recipe = replace(run.recipe, steps=steps)
-        if run.step > recipe.cools_at:
-            least = math.ceil(run.step/(1 - recipe.cooldown))
-            raise ValueError(f'{run.step} steps at the full rate are done: give {least} steps or more; got {steps}')
-        run.recipe = recipe
-        return run
+@patch
+def averaged(self:TrainingRun):
+    "The network with the moving average of its weights, in evaluation mode."
+    model = create_decomposer(self.recipe.preset, **self.recipe.changes).to(self.device)
+    model.load_state_dict(self.average)
+    return model.eval()
 
-    def averaged(self):
-        "The network with the moving average of its weights, in evaluation mode."
-        model = create_decomposer(self.recipe.preset, **self.recipe.changes).to(self.device)
-        model.load_state_dict(self.average)
-        return model.eval()
+# %% ../nbs/43_fusion_training.ipynb #cell-024
+@patch(cls_method=True)
+def of_length(cls:TrainingRun,
+    folder:Path,  # of `run.pt` and `warm.pt`
+    steps:int,    # of the whole run
+    device='cpu', # where it runs
+)->TrainingRun:
+    "The run at another length, from a point where its rate has not begun to fall."
+    run = TrainingRun.load(Path(folder)/'run.pt', device)
+    if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
+    recipe = replace(run.recipe, steps=steps)
+    if run.step > recipe.cools_at:
+        least = math.ceil(run.step/(1 - recipe.cooldown))
+        raise ValueError(f'{run.step} steps at the full rate are done: give {least} steps or '
+                         f'more; got {steps}')
+    run.recipe = recipe
+    return run
 
-# %% ../nbs/43_fusion_training.ipynb #cell-022
+# %% ../nbs/43_fusion_training.ipynb #cell-025
 def take_step(
     run:TrainingRun,     # moved on by one step
     data:RelitSequences, # where its batch is drawn
@@ -198,7 +231,9 @@ def take_step(
     run.optimizer.zero_grad(set_to_none=True)
     losses['loss'].backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
-    if not math.isfinite(float(norm)): raise FloatingPointError(f'the gradient is {float(norm)} at step {run.step}: lower the rate')
+    if not math.isfinite(float(norm)):
+        raise FloatingPointError(f'the gradient is {float(norm)} at step {run.step}: lower the '
+                                 f'rate')
     run.optimizer.step()
     run.step += 1
     keep = min(recipe.average, run.step/(run.step + 10))
@@ -206,10 +241,12 @@ def take_step(
         if x.is_floating_point(): run.average[name].lerp_(x.detach(), 1 - keep)
     return {name: float(x.detach()) for name, x in losses.items()}
 
-# %% ../nbs/43_fusion_training.ipynb #cell-024
-VALIDATION = dict(hard=dict(changing=1.), smooth=dict(smooth=1.), constant=dict(constant=2., auto_exposure=1., shadow_only=1., light_only=1., bracket=1.))
-
-SCORES = ('psnr', 'psnr_after_gain', 'psnr_after_smooth_gain', 'ssim', 'iou', 'shadow_mae', 'light_mae')
+# %% ../nbs/43_fusion_training.ipynb #cell-027
+VALIDATION = dict(hard=dict(changing=1.), smooth=dict(smooth=1.),
+                  constant=dict(constant=2., auto_exposure=1., shadow_only=1., light_only=1.,
+                                bracket=1.))
+SCORES = ('psnr', 'psnr_after_gain', 'psnr_after_smooth_gain', 'ssim', 'iou', 'shadow_mae',
+          'light_mae')
 
 @torch.no_grad()
 def validate(
@@ -222,7 +259,8 @@ def validate(
     "Source, lighting and masks by kind of light; always the same sequences."
     found = {}
     for name, shares in VALIDATION.items():
-        rows, kind = [], RelitSequences(data.banks, data.images, shares, augment=False, seed=('validation', name))
+        rows, kind = [], RelitSequences(data.banks, data.images, shares, augment=False,
+                                        seed=('validation', name))
         kind._smaller = data._smaller
         for number in range(batches):
             batch = draw_batch(kind, number, 2, 10, side or data.images.shape[-1])
@@ -230,6 +268,7 @@ def validate(
         found[name] = {key: round(sum(row[key] for row in rows)/len(rows), 4) for key in SCORES}
     return found
 
+# %% ../nbs/43_fusion_training.ipynb #cell-028
 def score_batch(
     model,              # in evaluation mode
     batch:dict,         # frames (B,3,T,H,W) and the exact layers
@@ -238,16 +277,17 @@ def score_batch(
     "Source, lighting and masks of each sequence, judged by its exact layers."
     truth = Layers(*[batch[name] for name in LAYERS])
     with torch.no_grad(): seen = model(batch['frames'])
-    scores = (score_source(seen.source, truth.source) | score_lighting(seen.shadow, seen.light, truth)
+    scores = (score_source(seen.source, truth.source)
+              | score_lighting(seen.shadow, seen.light, truth)
               | score_masks(seen.occlusion_mask, truth.occlusion_mask, threshold))
     return per_sequence(scores)
 
-# %% ../nbs/43_fusion_training.ipynb #cell-025
+# %% ../nbs/43_fusion_training.ipynb #cell-029
 def train_fusion(
     recipe:Recipe,
     data:RelitSequences,        # to train on
     validation:RelitSequences,  # to validate on
-    folder:str|Path,            # of the checkpoint `run.pt`, `warm.pt` from before the rate fell, and the log `log.jsonl`
+    folder:str|Path,            # of `run.pt`, `warm.pt` (before the rate fell) and `log.jsonl`
     device:str='cpu',           # where it runs
     until:int|None=None,        # stop after this step; default: at the end of the recipe
     every:int=100,              # steps between checkpoints
@@ -255,10 +295,11 @@ def train_fusion(
     report=lambda line: None,   # called with a line of text now and then
 )->TrainingRun: # where it stopped
     "Goes on where the folder's checkpoint left off, or begins."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    path = folder/'run.pt'
+    path = Path(folder)/'run.pt'
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = TrainingRun.load(path, device) if path.exists() else TrainingRun(recipe, device)
-    if run.recipe != recipe: raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
+    if run.recipe != recipe:
+        raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
     data, validation, losses = data.to(device), validation.to(device), []
     while run.step < min(until or recipe.steps, recipe.steps):
         began = time.perf_counter()
@@ -266,17 +307,19 @@ def train_fusion(
         run.seconds += time.perf_counter() - began
         last = run.step == recipe.steps
         if run.step % validate_every == 0 or last:
-            scores = validate(run.averaged(), validation)
-            run.curve.append(dict(step=run.step, seconds=round(run.seconds), loss=round(sum(losses)/len(losses), 5), **scores))
-            _log(folder/'log.jsonl', run.curve[-1]); losses = []
-            report(f'step {run.step}/{recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(
-                f"{name} {value['psnr']:.1f}/{value['psnr_after_gain']:.1f} dB" for name, value in scores.items()))
+            report(_validated(run, validation, losses, path.with_name('log.jsonl')))
+            losses = []
         if run.step % every == 0 or last: run.save(path)
-        if run.step == recipe.cools_at: run.save(folder/'warm.pt')
+        if run.step == recipe.cools_at: run.save(path.with_name('warm.pt'))
     run.save(path)
     return run
 
-# %% ../nbs/43_fusion_training.ipynb #cell-026
-def _log(path:Path, record:dict):
-    "One line of JSON at the end of the file."
-    with open(path, 'a') as file: file.write(json.dumps(record) + '\n')
+# %% ../nbs/43_fusion_training.ipynb #cell-030
+def _validated(run:TrainingRun, validation:RelitSequences, losses:list, log:Path)->str:
+    "Validates the moving average; the scores go to the curve and the log, and a line says them."
+    scores, loss = validate(run.averaged(), validation), sum(losses)/len(losses)
+    run.curve.append(dict(step=run.step, seconds=round(run.seconds), loss=round(loss, 5), **scores))
+    with open(log, 'a') as file: file.write(json.dumps(run.curve[-1]) + '\n')
+    parts = [f"{name} {of['psnr']:.1f}/{of['psnr_after_gain']:.1f} dB"
+             for name, of in scores.items()]
+    return f'step {run.step}/{run.recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(parts)

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers, canonical_layers, share_common
 from .rendering import load_scene_pack
-from .synthesis import Dice, FolderSources, _column, _draw_scenes, filmic, procedural_sources, shade
+from .synthesis import Dice, FolderSources, _column, _draw_scenes, filmic, procedural_sources
+from .synthesis import shade
 from .synthesis import signed_distance, srgb_to_linear, tone_map
 from .training_pictures import page_images
 
@@ -48,7 +50,8 @@ class SceneBank:
     @staticmethod
     def join(parts:list)->'SceneBank':
         "Several banks as one."
-        return SceneBank(*[torch.cat([getattr(part, f.name) for part in parts]) for f in fields(SceneBank)])
+        return SceneBank(*[torch.cat([getattr(part, f.name) for part in parts])
+                           for f in fields(SceneBank)])
 
 # %% ../nbs/42_scene_bank.ipynb #cell-006
 def drawn_scenes(
@@ -63,15 +66,18 @@ def drawn_scenes(
         dice, count = Dice(('scenes', seed, i)), min(chunk, n - i)
         curves = dice.chance(.5, count)
         objects, lit, (x, y, pixel) = _draw_scenes(shape, 1, 3, curves, dice)
-        d = signed_distance(x.expand(*objects.x.shape, *x.shape), y.expand(*objects.x.shape, *y.shape), objects)
+        d = signed_distance(x.expand(*objects.x.shape, *x.shape),
+                            y.expand(*objects.x.shape, *y.shape), objects)
         cover = (.5 - d/pixel).clamp(0, 1)*_column(objects.opacity)
-        faces, clear, own = shade(d, objects, lit.bare, lit.towards, pixel), torch.ones_like(lit.bare[:, :1]), 0
+        faces, clear, own = shade(d, objects, lit.bare, lit.towards,
+                                  pixel), torch.ones_like(lit.bare[:, :1]), 0
         for k in range(cover.shape[1]):
             own = own*(1 - cover[:, k, None]) + cover[:, k, None]*faces[:, k]
             clear = clear*(1 - cover[:, k, None])
         own = own/(1 - clear).clamp(min=1e-3)
         level = lit.bare.mean(1).flatten(1).median(1).values
-        parts.append(_halves(lit.bare, lit.unoccluded, lit.gloss_bare, lit.gloss, 1 - clear, own, level))
+        parts.append(_halves(lit.bare, lit.unoccluded, lit.gloss_bare, lit.gloss, 1 - clear, own,
+                             level))
     return SceneBank.join(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-007
@@ -119,8 +125,10 @@ def combine_scenes(
     "Objects of some scenes in the light of others; every frame is its own combination."
     share = (objects.unoccluded/objects.bare.clamp(min=1e-4)).clamp(0, 1)
     level = (lighting.level/objects.level.clamp(min=1e-4)).view(-1, 1, 1, 1)
-    return replace(objects, bare=lighting.bare, unoccluded=lighting.bare*share, gloss_bare=lighting.gloss_bare,
-                   gloss=lighting.gloss_bare*share, objects=objects.objects*level, level=lighting.level)
+    return replace(objects, bare=lighting.bare, unoccluded=lighting.bare*share,
+                   gloss_bare=lighting.gloss_bare,
+                   gloss=lighting.gloss_bare*share, objects=objects.objects*level,
+                   level=lighting.level)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-018
 @dataclass
@@ -128,7 +136,8 @@ class Camera:
     "How light becomes stored values, one of each for every sequence."
     is_filmic:Tensor # (B,) bool: Blender's soft curve, or sRGB with a hard clip
     contrast:Tensor  # (B,) of the soft curve
-    bend:Tensor      # (B,) from -.3 to .5: an S-curve on top, as makers of cameras like it; 0 is none
+    # (B,) from -.3 to .5: an S-curve on top, as makers of cameras like it; 0 is none
+    bend:Tensor
 
     def store(self, light:Tensor)->Tensor: # (B,3,...) linear light -> stored values in [0,1]
         "The camera's tone curve."
@@ -144,8 +153,8 @@ def light_image(
     scenes:SceneBank,  # B·T frames
     images:Tensor,     # (B,3,H,W) stored values
     camera:Camera,     # of B sequences
-    exposure:Tensor,   # (B,T) or (B,3,T): times the light, for each channel where the white balance drifts
-)->tuple[Tensor, Layers]: # frames (B,3,T,H,W) and their exact layers, S being the image before any light
+    exposure:Tensor,   # (B,T), or (B,3,T) where the white balance drifts: times the light
+)->tuple[Tensor, Layers]: # frames (B,3,T,H,W), exact layers; S is the image before any light
     "Images below lamps: frames and exact layers, without drawing a scene again."
     gain = (exposure if exposure.ndim == 3 else exposure[:, None])[..., None, None]
     B, T = len(gain), gain.shape[2]
@@ -161,7 +170,8 @@ def light_image(
     seen = torch.lerp(unoccluded, camera.store(frame(scenes.objects)*gain), alpha)
     mask, source = (alpha > 2/255).float(), camera.curve(stored)
     shadow, light = canonical_layers(source, bare, unoccluded)
-    return torch.where(mask > 0, seen, unoccluded), Layers(source, shadow, light, mask, seen*mask, alpha*mask)
+    return torch.where(mask > 0, seen, unoccluded), Layers(source, shadow, light, mask, seen*mask,
+                                                           alpha*mask)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-022
 def sample_images(
@@ -182,7 +192,8 @@ def sample_images(
     return torch.cat(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-025
-SHARES = dict(changing=.42, constant=.12, auto_exposure=.06, shadow_only=.07, light_only=.07, bracket=.06, smooth=.20)
+SHARES = dict(changing=.42, constant=.12, auto_exposure=.06, shadow_only=.07, light_only=.07,
+              bracket=.06, smooth=.20)
 
 @dataclass
 class SequenceKind:
@@ -194,6 +205,7 @@ class SequenceKind:
     solid:Tensor            # (T,) opacity by which theirs is multiplied; 0 leaves their shadows
     exposure:Tensor         # (T,) times the light, on top of what the level asks for
 
+# %% ../nbs/42_scene_bank.ipynb #cell-026
 def draw_kind(
     scene:Tensor,    # (N,) of the bank: which of its frames share a canvas
     n_frames:int,    # T
@@ -203,22 +215,26 @@ def draw_kind(
     "Which scenes, which objects, which exposures make one sequence."
     T, name = n_frames, list(shares)[int(dice.choice(list(shares.values()), 1))]
     given = scene[int(dice.uniform(0, len(scene), 1))]
-    same = torch.nonzero(scene == given).flatten() if dice.chance(.7, 1) else torch.arange(len(scene))
+    same = torch.nonzero(
+        scene == given).flatten() if dice.chance(.7, 1) else torch.arange(len(scene))
     lighting = same[dice.uniform(0, len(same), T).long()]
     objects, exposure = same[dice.uniform(0, len(same), T).long()], torch.ones(T)
     if name == 'changing': objects = lighting
     else: lighting = lighting[:1].expand(T)
     if name == 'auto_exposure': exposure = dice.uniform(-.5, .5, T).exp2()
-    if name == 'bracket': exposure = torch.linspace(-2, 2, T)[dice.uniform(0, 1, T).argsort()].exp2() if T > 1 else exposure
+    if name == 'bracket':
+        exposure = torch.linspace(
+            -2, 2, T)[dice.uniform(0, 1, T).argsort()].exp2() if T > 1 else exposure
     if name == 'smooth': exposure = dice.uniform(-.2, .2, T).exp2()
-    often = dict(changing=1., shadow_only=.8, light_only=0., bracket=.5*float(dice.chance(.5, 1)), smooth=.35).get(name, .7)
+    often = dict(changing=1., shadow_only=.8, light_only=0., bracket=.5*float(dice.chance(.5, 1)),
+                 smooth=.35).get(name, .7)
     present = dice.chance(often, T).float()
     solid = torch.where(dice.chance(.25, 1) & dice.chance(.5, T), dice.uniform(.2, 1, T), 1.)
     if name == 'shadow_only': solid = torch.zeros(T)
     elif T > 2 and often and dice.chance(.3, 1): objects, present = _stays(objects, present, dice)
     return SequenceKind(name, lighting, objects, present, solid, exposure)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-026
+# %% ../nbs/42_scene_bank.ipynb #cell-027
 def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
     "One thing stays where it is over two to nearly all frames."
     T = len(objects)
@@ -227,7 +243,7 @@ def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
     objects[stay], present[stay] = int(objects[stay[0]]), 1.
     return objects, present
 
-# %% ../nbs/42_scene_bank.ipynb #cell-029
+# %% ../nbs/42_scene_bank.ipynb #cell-030
 def smooth_fields(
     n:int,       # frames
     size:int,    # side
@@ -235,7 +251,8 @@ def smooth_fields(
     cells:int=3, # of the grid of random values
 )->Tensor: # (n,3,H,W) in powers of two, between about -1 and 1
     "Wide soft shadows and the glow of a lamp beside the image."
-    grey, tint = dice.uniform(-1, 1, n, 1, cells, cells), dice.uniform(-.12, .12, n, 3, cells, cells)
+    grey, tint = dice.uniform(
+        -1, 1, n, 1, cells, cells), dice.uniform(-.12, .12, n, 3, cells, cells)
     return F.interpolate(grey + tint, size=(size, size), mode='bicubic', align_corners=True)
 
 def vignette(
@@ -246,19 +263,19 @@ def vignette(
     line = torch.linspace(-1, 1, size, device=strength.device)
     return 1 - strength*(line[:, None]**2 + line**2)/2
 
-# %% ../nbs/42_scene_bank.ipynb #cell-031
+# %% ../nbs/42_scene_bank.ipynb #cell-032
 def exposures(
     level:Tensor,     # (B,T) ambient light of the scenes
     is_filmic:Tensor, # (B,): a soft curve stands more light
     dice:Dice,        # where the numbers come from
 )->Tensor: # (B,T) factors
-    "Brings every frame to an ambient level between night and noon; some sequences are dim, some over-lit."
+    "Ambient levels between night and noon; some sequences are dim, some over-lit."
     B, T = level.shape
     low, high = (torch.where(is_filmic, *pair).unsqueeze(1) for pair in ((.03, .015), (8., 2.4)))
     place = dice.uniform(0, 1, B, T)**dice.log_uniform(.45, 1.8, B, 1)
     return low*(high/low)**place / level.clamp(min=1e-3)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-034
+# %% ../nbs/42_scene_bank.ipynb #cell-035
 def camera_effects(
     frames:Tensor,   # (B,3,T,H,W) in [0,1]
     dice:Dice,       # where the numbers come from
@@ -267,8 +284,10 @@ def camera_effects(
     "Blur, sub-pixel shifts, Poisson–Gauss noise, JPEG 40–95."
     B, _, T = frames.shape[:3]
     x = frames.transpose(1, 2).flatten(0, 1)
-    def some(): return (dice.chance(share, B) & dice.chance(.5, B)).repeat_interleave(T).to(x.device)
-    def number(*limits): return dice.log_uniform(*limits, B).repeat_interleave(T).to(x.device).view(-1, 1, 1, 1)
+    def some():
+        return (dice.chance(share, B) & dice.chance(.5, B)).repeat_interleave(T).to(x.device)
+    def number(*limits):
+        return dice.log_uniform(*limits, B).repeat_interleave(T).to(x.device).view(-1, 1, 1, 1)
     x = torch.where(some().view(-1, 1, 1, 1), _blurred(x, number(.3, .9)), x)
     moved = dice.uniform(-1, 1, B*T, 2).to(x)*dice.uniform(0, 1, B, 1).repeat_interleave(T, 0).to(x)
     x = _shifted(x, moved*some().view(-1, 1))
@@ -280,7 +299,7 @@ def camera_effects(
     x = (x*255).round()/255
     return x.unflatten(0, (B, T)).transpose(1, 2)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-035
+# %% ../nbs/42_scene_bank.ipynb #cell-036
 def _blurred(x:Tensor, sigma:Tensor)->Tensor:
     "A Gaussian of three taps, sigma (N,1,1,1) pixels."
     side = torch.exp(-.5/sigma.square())
@@ -294,7 +313,8 @@ def _shifted(x:Tensor, by:Tensor)->Tensor:
         share = by[:, axis].view(-1, 1, 1, 1)
         pad = (0, 0, 1, 1) if axis == -2 else (1, 1, 0, 0)
         y, n = F.pad(x, pad, mode='replicate'), x.shape[axis]
-        x = x + share.clamp(min=0)*(y.narrow(axis, 2, n) - x) + (-share).clamp(min=0)*(y.narrow(axis, 0, n) - x)
+        x = x + share.clamp(
+            min=0)*(y.narrow(axis, 2, n) - x) + (-share).clamp(min=0)*(y.narrow(axis, 0, n) - x)
     return x
 
 def _jpeg(x:Tensor, quality:Tensor)->Tensor:
@@ -304,11 +324,11 @@ def _jpeg(x:Tensor, quality:Tensor)->Tensor:
     y = F.pad(x, (0, -W % 16, 0, -H % 16), mode='replicate')
     with torch.no_grad(): return jpeg_codec_differentiable(y, quality)[..., :H, :W].clamp(0, 1)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-038
+# %% ../nbs/42_scene_bank.ipynb #cell-039
 class RelitSequences:
-    "Batches of sequences that are put together when they are asked for; the same number gives the same batch."
+    "Batches of sequences, put together when asked for; the same number gives the same batch."
     def __init__(self,
-        banks:dict,                 # name -> `SceneBank` of one size; each sequence takes its frames from one of them
+        banks:dict,                 # name -> `SceneBank` of one size; a sequence takes one of them
         images:Tensor,              # (n,3,H,W) uint8, as large
         shares:dict=SHARES,         # kind of sequence -> how often
         filmic_share:float=.5,      # of sequences under the soft curve
@@ -318,32 +338,38 @@ class RelitSequences:
     ):
         self.banks, self.images, self.shares, self.seed = banks, images, dict(shares), seed
         self.filmic_share, self.camera, self.augment = filmic_share, camera, augment
-        self.description = dict(banks={name: len(bank) for name, bank in banks.items()}, images=len(images), shares=self.shares,
-                                filmic_share=filmic_share, camera=camera, augment=augment, seed=seed)
+        self.description = dict(banks={name: len(bank) for name, bank in banks.items()},
+                                images=len(images), shares=self.shares,
+                                filmic_share=filmic_share, camera=camera, augment=augment,
+                                seed=seed)
         self._smaller = {}
 
     def at_size(self, side:int)->tuple[dict, Tensor]:
         "Banks and images at this size; kept for the next time."
         if side not in self._smaller:
-            shrunk = [F.adaptive_avg_pool2d(part.float(), side).round().byte() for part in self.images.split(64)]
-            self._smaller[side] = {name: smaller_bank(bank, side) for name, bank in self.banks.items()}, torch.cat(shrunk)
+            shrunk = [F.adaptive_avg_pool2d(part.float(), side).round().byte()
+                      for part in self.images.split(64)]
+            self._smaller[side] = {name: smaller_bank(bank, side)
+                                   for name, bank in self.banks.items()}, torch.cat(shrunk)
         return self._smaller[side]
 
-    def to(self, device)->'RelitSequences':
-        "The same with banks and images on another device: batches are then made there."
-        self.banks = {name: bank.map(lambda x: x.to(device)) for name, bank in self.banks.items()}
-        self.images, self._smaller = self.images.to(device), {}
-        return self
+# %% ../nbs/42_scene_bank.ipynb #cell-040
+@patch
+def to(self:RelitSequences, device)->RelitSequences:
+    "The same with banks and images on another device: batches are then made there."
+    self.banks = {name: bank.map(lambda x: x.to(device)) for name, bank in self.banks.items()}
+    self.images, self._smaller = self.images.to(device), {}
+    return self
 
-# %% ../nbs/42_scene_bank.ipynb #cell-039
+# %% ../nbs/42_scene_bank.ipynb #cell-041
 def draw_batch(
     data:RelitSequences,
     number:int,         # of the batch: one number, one batch
     batch_size:int,     # B
     n_frames:int=10,    # T
     side:int=128,       # of the frames
-)->dict: # frames (B,3,T,H,W), the layers, `clean` frames without camera, camera (B,2), kind: list of B names
-    "A batch of sequences with exact layers that follow the convention: what all frames share is in the source."
+)->dict: # frames (B,3,T,H,W), layers, `clean`: without camera effects, camera (B,2), kind: B names
+    "Sequences with exact layers by the convention: what all frames share is in the source."
     banks, images = data.at_size(side)
     dice, device = Dice(('relit', data.seed, number)), images.device
     kinds, scenes = [], []
@@ -355,7 +381,8 @@ def draw_batch(
     camera = Camera(dice.chance(data.filmic_share, batch_size), dice.uniform(1.4, 2.4, batch_size),
                     dice.uniform(-.3, .5, batch_size)*dice.chance(.4, batch_size))
     exposure = _exposure_of(scenes, kinds, camera.is_filmic, dice)
-    camera, exposure = Camera(*[getattr(camera, f.name).to(device) for f in fields(Camera)]), exposure.to(device)
+    camera, exposure = Camera(*[getattr(camera, f.name).to(device)
+                                for f in fields(Camera)]), exposure.to(device)
     scenes = _with_reflections(SceneBank.join(scenes), images, dice, batch_size)
     clean, layers = light_image(scenes, paint, camera, exposure)
     layers = share_common(layers)
@@ -364,36 +391,43 @@ def draw_batch(
     return dict(frames=frames, clean=clean, camera=told, kind=[kind.name for kind in kinds]) | {
         f.name: getattr(layers, f.name) for f in fields(layers)}
 
-# %% ../nbs/42_scene_bank.ipynb #cell-040
+# %% ../nbs/42_scene_bank.ipynb #cell-042
 def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:bool)->SceneBank:
     "The frames of one sequence, as its kind says; floats."
     T, device = len(kind.present), bank.level.device
     def column(x): return x.view(-1, 1, 1, 1).to(device)
     lit = bank[kind.lighting.to(device)].map(lambda x: x.float())
-    thing = lit if kind.name == 'changing' else bank[kind.objects.to(device)].map(lambda x: x.float())
+    thing = lit if kind.name == 'changing' else bank[
+        kind.objects.to(device)].map(lambda x: x.float())
     scenes = lit if kind.name == 'changing' else combine_scenes(lit, thing)
     there, solid = column(kind.present), column(kind.solid)
-    scenes = replace(scenes, cover=scenes.cover*there*solid, unoccluded=torch.lerp(scenes.bare, scenes.unoccluded, there),
+    scenes = replace(scenes, cover=scenes.cover*there*solid,
+                     unoccluded=torch.lerp(scenes.bare, scenes.unoccluded, there),
                      gloss=torch.lerp(scenes.gloss_bare, scenes.gloss, there))
     if name == 'drawn': scenes = add_veiling_glare(scenes, float(dice.log_uniform(.003, .08, 1)))
     if kind.name == 'light_only': scenes = _more_lamps(scenes, bank, dice)
     if kind.name == 'smooth': scenes = _smooth_light(scenes, thing, dice)
     if dice.chance(.2, 1):
         fall = vignette(scenes.bare.shape[-1], column(dice.uniform(0, .6, 1).expand(T)))
-        scenes = replace(scenes, **{f: getattr(scenes, f)*fall for f in ('bare', 'unoccluded', 'gloss_bare', 'gloss')})
+        scenes = replace(scenes, **{f: getattr(scenes, f)*fall
+                                    for f in ('bare', 'unoccluded', 'gloss_bare', 'gloss')})
     return _turned(scenes, dice) if augment else scenes
 
+# %% ../nbs/42_scene_bank.ipynb #cell-043
 def _more_lamps(scenes:SceneBank, bank:SceneBank, dice:Dice)->SceneBank:
     "The light of other scenes on top, in some frames."
     T, device = len(scenes), bank.level.device
     more = bank[dice.uniform(0, len(bank), T).long().to(device)].map(lambda x: x.float())
-    gain = (dice.chance(.6, T)*dice.log_uniform(.1, 2, T)).to(device)*scenes.level/more.level.clamp(min=1e-3)
+    gain = (
+        dice.chance(
+            .6, T)*dice.log_uniform(.1, 2, T)).to(device)*scenes.level/more.level.clamp(min=1e-3)
     gain = gain.view(-1, 1, 1, 1)
     return replace(scenes, **{f: getattr(scenes, f) + gain*getattr(more, g) for f, g in (
-        ('bare', 'bare'), ('unoccluded', 'bare'), ('gloss_bare', 'gloss_bare'), ('gloss', 'gloss_bare'))})
+        ('bare', 'bare'), ('unoccluded', 'bare'), ('gloss_bare', 'gloss_bare'),
+        ('gloss', 'gloss_bare'))})
 
 def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
-    "Even light under smooth fields, each frame its own; glare in some, taken from the highlights of other scenes."
+    "Even light under smooth fields, another in each frame; glare in some, from other scenes."
     T, size, device = len(scenes), scenes.bare.shape[-1], scenes.level.device
     cells = int(dice.choice([1, 2, 1], 1)) + 2
     strength, common = float(dice.uniform(.15, 1.2, 1)), float(dice.uniform(0, .6, 1))
@@ -403,13 +437,15 @@ def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
     shine = thing.gloss_bare*glare.view(-1, 1, 1, 1)
     share = (scenes.unoccluded/scenes.bare.clamp(min=1e-4)).clamp(0, 1)
     objects = scenes.objects/scenes.level.clamp(min=1e-3).view(-1, 1, 1, 1)
-    return replace(scenes, bare=field, unoccluded=field*share, gloss_bare=shine, gloss=shine*share, objects=objects,
+    return replace(scenes, bare=field, unoccluded=field*share, gloss_bare=shine, gloss=shine*share,
+                   objects=objects,
                    level=torch.ones_like(scenes.level))
 
-# %% ../nbs/42_scene_bank.ipynb #cell-041
+# %% ../nbs/42_scene_bank.ipynb #cell-044
 def _turned(scenes:SceneBank, dice:Dice)->SceneBank:
     "One turn and flip for the scene, lamps of exchanged colours, more or less varnish."
-    flip, turns, order = bool(dice.chance(.5, 1)), int(dice.uniform(0, 4, 1)), dice.uniform(0, 1, 3).argsort()
+    flip, turns, order = bool(
+        dice.chance(.5, 1)), int(dice.uniform(0, 4, 1)), dice.uniform(0, 1, 3).argsort()
     varnish = float(dice.log_uniform(.4, 2.5, 1))
     def change(x):
         if x.ndim < 4: return x
@@ -424,27 +460,31 @@ def _paint_of(images:Tensor, n:int, dice:Dice, augment:bool)->Tensor:
     if not augment: return x
     parts = []
     for one in x.unbind(0):
-        one = torch.rot90(one.flip(-1) if dice.chance(.5, 1) else one, int(dice.uniform(0, 4, 1))*int(dice.chance(.5, 1)), (-2, -1))
+        one = torch.rot90(one.flip(-1) if dice.chance(.5, 1) else one,
+                          int(dice.uniform(0, 4, 1))*int(dice.chance(.5, 1)), (-2, -1))
         if dice.chance(.2, 1): one = one[dice.uniform(0, 1, 3).argsort().to(one.device)]
         low, high = float(dice.uniform(-.06, .06, 1)), float(dice.uniform(.8, 1.1, 1))
         parts.append((low + (high - low)*one).clamp(0, 1)**float(dice.log_uniform(.75, 1.35, 1)))
     return torch.stack(parts)
 
+# %% ../nbs/42_scene_bank.ipynb #cell-045
 def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
-    "Factors (B,3,T): other in every frame where the light changes; else one, often a proper one; white balance may drift."
+    "Factors (B,3,T): one for each frame where the light changes, else one; tints may drift."
     level = torch.stack([one.level for one in scenes]).cpu()
     drawn = exposures(level, is_filmic, dice)
     B, T = level.shape
     proper = dice.log_uniform(.45, 1.6, B, 1)/level.clamp(min=1e-3)
-    steady = torch.where(dice.chance(.7, B, 1), proper, drawn[:, :1]*level[:, :1]/level.clamp(min=1e-3))
+    steady = torch.where(dice.chance(.7, B, 1), proper,
+                         drawn[:, :1]*level[:, :1]/level.clamp(min=1e-3))
     changing = torch.tensor([kind.name == 'changing' for kind in kinds]).view(-1, 1)
     factor = torch.where(changing, drawn, steady)*torch.stack([kind.exposure for kind in kinds])
     drift = 1 + dice.uniform(-.1, .1, B, 3, T)*dice.chance(.3, B, 1, 1)
-    still = torch.tensor([kind.name in ('constant', 'shadow_only', 'light_only') for kind in kinds]).view(-1, 1, 1)
+    still = torch.tensor([kind.name in ('constant', 'shadow_only', 'light_only')
+                          for kind in kinds]).view(-1, 1, 1)
     return factor[:, None]*torch.where(still, drift[:, :, :1], drift)
 
 def _with_reflections(scenes:SceneBank, images:Tensor, dice:Dice, n:int)->SceneBank:
-    "In one sequence of twelve another image is mirrored in the varnish, as by glass; it moves, and comes and goes."
+    "In one sequence of twelve another image is mirrored, as by glass; it moves, comes and goes."
     T, side = len(scenes)//n, images.shape[-1]
     gloss, gloss_bare = scenes.gloss.clone(), scenes.gloss_bare.clone()
     for i in range(n):

@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/41_set_unet.ipynb #cell-005
@@ -31,7 +32,8 @@ class SetBlock(nn.Module):
         set_features:bool, # False: every frame for itself
     ):
         super().__init__()
-        self.norm, self.first = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm, self.first = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3,
+            padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.common = nn.Conv2d(2*channels, channels, 1) if set_features else None
         nn.init.zeros_(self.second.bias)
@@ -102,27 +104,31 @@ class SetUNet(nn.Module):
         pairs = list(zip(widths, widths[1:]))
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.levels = nn.ModuleList(nn.ModuleList(block(w) for _ in range(n)) for w, n in zip(widths, depths))
+        self.levels = nn.ModuleList(nn.ModuleList(block(w) for _ in range(n))
+                                    for w, n in zip(widths, depths))
         self.attention = nn.ModuleList(GlobalAttention(widths[-1]) for _ in range(attention))
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.back = nn.ModuleList(block(w) for w in widths[:-1])
 
-    def forward(self,
-        x:Tensor,     # (B·T,C,H,W)
-        n_frames:int, # T
-    )->tuple[Tensor, Tensor]: # features (B·T,C',H,W) of the finest level, and (B,2C'') of the whole sequence
-        skips, x = [], self.stem(x)
-        for i, blocks in enumerate(self.levels):
-            if i: x = self.down[i - 1](x)
-            for layer in blocks: x = layer(x, n_frames)
-            skips.append(x)
-        for layer in self.attention: x = layer(x, n_frames)
-        common = pool_frames(x, n_frames).mean((-2, -1))
-        for skip, up, layer in zip(skips[-2::-1], [*self.up][::-1], [*self.back][::-1]):
-            x = layer(skip + F.interpolate(up(x), size=skip.shape[-2:], mode='bilinear'), n_frames)
-        return x, common
+# %% ../nbs/41_set_unet.ipynb #cell-016
+@patch
+def forward(self:SetUNet,
+    x:Tensor,     # (B·T,C,H,W)
+    n_frames:int, # T
+)->tuple[Tensor, Tensor]: # features (B·T,C',H,W), and those of the sequence (B,2C'')
+    "Down, keeping each level; attention at the bottom; up again, adding what was kept."
+    skips, x = [], self.stem(x)
+    for i, blocks in enumerate(self.levels):
+        if i: x = self.down[i - 1](x)
+        for layer in blocks: x = layer(x, n_frames)
+        skips.append(x)
+    for layer in self.attention: x = layer(x, n_frames)
+    common = pool_frames(x, n_frames).mean((-2, -1))
+    for skip, up, layer in zip(skips[-2::-1], [*self.up][::-1], [*self.back][::-1]):
+        x = layer(skip + F.interpolate(up(x), size=skip.shape[-2:], mode='bilinear'), n_frames)
+    return x, common
 
-# %% ../nbs/41_set_unet.ipynb #cell-020
+# %% ../nbs/41_set_unet.ipynb #cell-021
 class PerPixelLinear(nn.Linear):
     "The same linear map at every pixel: a convolution of size one, as one product of matrices."
     def forward(self,
