@@ -13,7 +13,7 @@ from pathlib import Path
 BENCHMARK_VERSION = 2
 
 def benchmark_folder(
-    part:str='sequences', # `sequences`, in the SIAR layout with layers, or the `pictures` they were rendered from
+    part:str='sequences', # `sequences`, SIAR layout with layers, or the `pictures` they show
 )->Path:
     "The test sequences that ship with the package."
     import htcv

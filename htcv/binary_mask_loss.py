@@ -33,7 +33,7 @@ def binary_mask_loss(
     target:Tensor,      # the same shape, 0 or 1
     weighted:bool=True, # by `positive_weight`
 )->Tensor: # a scalar
-    "Binary cross-entropy on logits; True pixels count as much in all as False ones (report §3.2.1)."
+    "Binary cross-entropy on logits; True pixels count as much in all as False (report §3.2.1)."
     if logit.shape != target.shape:
         raise ValueError(f'logit {tuple(logit.shape)} and target {tuple(target.shape)} differ')
     weight = positive_weight(target) if weighted else None

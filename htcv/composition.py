@@ -135,7 +135,7 @@ def canonical_layers(
 # %% ../nbs/01_composition.ipynb #cell-022
 def share_common(
     layers:Layers # split for `shadow_first`
-)->Layers: # the same frames; over those that show a pixel the largest shadow is 1 and the least light 0
+)->Layers: # the same frames; where a pixel is shown its largest shadow is 1, its least light 0
     "What all frames have in common, moved from shadow and light into the source."
     visible = layers.occlusion_mask < .5
     visible = visible | ~visible.any(2, keepdim=True)       # where nothing is seen all frames count
@@ -172,8 +172,8 @@ def envelope(
     "What the frames that show a pixel span; where none does, what all of them span."
     hidden = occlusion_mask >= threshold
     hidden = hidden & ~hidden.all(2, keepdim=True)
-    return frames.masked_fill(
-        hidden, torch.inf).amin(2), frames.masked_fill(hidden, -torch.inf).amax(2)
+    darkest = frames.masked_fill(hidden, torch.inf).amin(2)
+    return darkest, frames.masked_fill(hidden, -torch.inf).amax(2)
 
 def within_envelope(
     source:Tensor,         # (B,3,H,W)
@@ -189,7 +189,7 @@ def within_envelope(
 def sort_frames(
     frames:Tensor # (B,C,T,H,W)
 )->list: # T tensors (B,C,H,W), from the least values to the largest
-    "Each pixel's values in order, by minima and maxima of whole frames (Batcher's odd-even merge sort): no indices, so fast."
+    "Each pixel's values in order, by minima and maxima of whole frames (Batcher's merge sort)."
     values = list(frames.unbind(2))
     for i, j in _comparators(len(values)):
         values[
@@ -200,7 +200,7 @@ def majority_interval(
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
     occlusion_mask:Tensor, # (B,1,T,H,W) in [0,1]
     threshold:float=.5,    # as for `envelope`
-)->tuple[Tensor, Tensor]: # ends of the tightest interval, (B,3,H,W); infinite where no majority shows the pixel
+)->tuple[Tensor, Tensor]: # ends (B,3,H,W) of the tightest interval; infinite without a majority
     "Where more than half of all frames lie closest together, each channel for itself."
     half = frames.shape[2]//2
     values = sort_frames(frames.masked_fill(occlusion_mask >= threshold, torch.inf))
@@ -232,7 +232,7 @@ AGREEMENT = 4/255 # width, in the midtones, below which frames are said to agree
 def disagreement(
     low:Tensor,  # (B,3,H,W), as from `majority_interval`
     high:Tensor, # likewise
-)->Tensor: # (B,1,H,W): width of the interval in units of what counts as agreement, of the worst channel; not a number where nothing can be said
+)->Tensor: # (B,1,H,W): width by what counts as agreement, worst channel; NaN: nothing can be said
     "How far apart the majority of the frames lies, all channels together."
     wide = (high - low)/(AGREEMENT*(.2 + 1.6*low))
     return torch.where((low > .01) & (high < .98), wide, torch.nan).amax(1, keepdim=True)
@@ -254,7 +254,7 @@ def within_majority(
     source:Tensor,         # (B,3,H,W)
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
     occlusion_mask:Tensor, # (B,1,T,H,W) in [0,1]
-    steady:Tensor,         # (B,1,H,W) as from `steady_share`: nothing is bound below .5, everything above .8
+    steady:Tensor,         # (B,1,H,W) as from `steady_share`: bound from .5 on, fully from .8
     threshold:float=.5,    # as for `envelope`
 )->Tensor: # (B,3,H,W)
     "The source, bound to what more than half of the frames agree on, where they do."

@@ -94,7 +94,8 @@ def check_config(c:'DecomposerConfig'):
                   bool(c.stem) and (len(c.stem) != len(c.up_maps) or c.patch[0] != 1),
               "source_reduction 'first' drops frames in an up-step without skip; it needs stem=()":
                   bool(c.stem) and c.source_reduction == 'first',
-              f'lighting_channels must be 1 or 3; got {c.lighting_channels!r}': c.lighting_channels not in (1, 3)}
+              f'lighting_channels must be 1 or 3; got {c.lighting_channels!r}':
+                  c.lighting_channels not in (1, 3)}
     faults |= {f'{w} channels cannot be shared by {n} attention heads': w % n
                for w, n in zip(c.maps, c.attention_heads)}
     faults |= {f'{w} channels cannot be split into {c.norm_groups} norm_groups': w % c.norm_groups
@@ -135,9 +136,11 @@ class NormConvolution(nn.Sequential):
 
 # %% ../nbs/05_decomposer.ipynb #cell-012
 class UpStep(nn.Module):
-    "Enlarge, join the skip connection if there is one, convolve twice (3D U-Net, Çiçek et al. 2016)."
+    "Enlarge, join the skip connection, if any, convolve twice (3D U-Net, Çiçek et al. 2016)."
     def __init__(self,
-        in_channels:int, skip_channels:int, out_channels:int, # of the coarser map, the map beside it (or 0), the result
+        in_channels:int,   # of the coarser map
+        skip_channels:int, # of the map beside it; 0: there is none
+        out_channels:int,  # of the result
         kernel:tuple, # of both convolutions
         groups:int,   # of their norms
     ):
@@ -158,7 +161,7 @@ def deviations(
     cells:int=8,        # of the grid of local means, along each side
     epsilon:float=.02,  # keeps black from being divided by black
 )->Tensor: # (B,6,T,H,W): of the detail and of the light
-    "How each frame differs from the median of all, in what lighting leaves alone and in lighting itself."
+    "How each frame differs from the median, in what lighting leaves alone and in lighting."
     flat = rearrange(frames, 'b c t h w -> (b t) c h w')
     mean = F.interpolate(F.adaptive_avg_pool2d(flat, cells), size=frames.shape[3:], mode='bilinear')
     mean = rearrange(mean, '(b t) c h w -> b c t h w', t=frames.shape[2])
@@ -177,7 +180,7 @@ def evidence(
 
 # %% ../nbs/05_decomposer.ipynb #cell-016
 class Stem(nn.Module):
-    "Fine maps of each frame and its deviations, from full size down, for what is smaller than a token."
+    "Fine maps of each frame and its deviations, for what is smaller than a token."
     def __init__(self,
         maps:tuple # channels, coarsest first, as the up-steps use them
     ):

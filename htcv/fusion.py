@@ -74,7 +74,7 @@ def expose(
     less=0.,         # highlight to take off first, linear
     more=0.,         # highlight to add at the end, linear
 )->Tensor: # stored values in [0,1]
-    "The same paint under 2^stops times the light, as a camera between sRGB and Filmic would store it."
+    "The same paint under 2^stops times the light, as a camera between sRGB and Filmic stores it."
     if torch.is_inference_mode_enabled() and stored.device.type == 'cpu':
         return expose_planes(stored, stops, curve, less, more)
     shape = (-1, *[1]*(stored.ndim - 1))
@@ -92,6 +92,7 @@ def filmic_to_linear(
     t = 1 / (1 + ((1 - x)/x)**(1/contrast) * (1 - pivot)/pivot)
     return .18 * (16.5*t - 10).exp2()
 
+# %% ../nbs/41_fusion.ipynb #cell-010
 def clamp_leaky(x:Tensor, low:Tensor, high:Tensor)->Tensor:
     "Between low and high, with a tenth of the gradient left outside."
     inside = torch.minimum(torch.maximum(x, low), high)
@@ -103,7 +104,7 @@ def clip_gently(
     "`linear_to_srgb`, with a little gradient left where it clips."
     return linear_to_srgb(x) + .02*(x - x.detach())*(x.detach() > 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-012
+# %% ../nbs/41_fusion.ipynb #cell-013
 def pooled(
     x:Tensor,     # (B·T,C,H,W)
     n_frames:int, # T
@@ -112,6 +113,7 @@ def pooled(
     x = x.unflatten(0, (-1, n_frames))
     return torch.cat([x.mean(1), x.amax(1)], dim=1)
 
+# %% ../nbs/41_fusion.ipynb #cell-014
 class SetBlock(nn.Module):
     "Two convolutions; between them every frame meets what all frames have in common."
     def __init__(self,
@@ -137,7 +139,7 @@ class SetBlock(nn.Module):
             own = own.flatten(0, 1)
         return x + self.second(F.relu(own))
 
-# %% ../nbs/41_fusion.ipynb #cell-013
+# %% ../nbs/41_fusion.ipynb #cell-015
 class Gathering(nn.Module):
     "Attention among all positions of all frames: what is common to the whole sequence."
     def __init__(self,
@@ -166,6 +168,7 @@ class Gathering(nn.Module):
         y = y + self.mlp(y)
         return rearrange(y, 'b (t h w) c -> (b t) c h w', t=n_frames, h=H, w=W)
 
+# %% ../nbs/41_fusion.ipynb #cell-016
 def _waves(H:int, W:int, device)->Tensor: # (H,W,16)
     "Sines and cosines of half a period to four across the image, in both directions."
     parts = []
@@ -175,7 +178,7 @@ def _waves(H:int, W:int, device)->Tensor: # (H,W,16)
         parts.append(line[:, None].expand(H, W, 8) if axis == 0 else line[None].expand(H, W, 8))
     return torch.cat(parts, -1)
 
-# %% ../nbs/41_fusion.ipynb #cell-015
+# %% ../nbs/41_fusion.ipynb #cell-018
 class SetUNet(nn.Module):
     "A U-Net on each frame, in which the frames of a sequence meet at every level."
     def __init__(self,
@@ -198,7 +201,7 @@ class SetUNet(nn.Module):
     def forward(self,
         x:Tensor,     # (B·T,C,H,W)
         n_frames:int, # T
-    )->tuple[Tensor, Tensor]: # fine features (B·T,C',H,W), and what the sequence has in common (B,2C'')
+    )->tuple[Tensor, Tensor]: # fine features (B·T,C',H,W), and the sequence's own (B,2C'')
         skips, x = [], self.stem(x)
         for i, blocks in enumerate(self.levels):
             if i: x = self.down[i - 1](x)
@@ -211,7 +214,7 @@ class SetUNet(nn.Module):
             x = layer(x, n_frames)
         return x, common
 
-# %% ../nbs/41_fusion.ipynb #cell-016
+# %% ../nbs/41_fusion.ipynb #cell-019
 class PerPixel(nn.Linear):
     "The same linear map at every pixel: a convolution of size one, as one product of matrices."
     def forward(self,
@@ -219,7 +222,7 @@ class PerPixel(nn.Linear):
     )->Tensor: # (B,C',N)
         return torch.bmm(self.weight.expand(len(x), -1, -1), x).add_(self.bias[:, None])
 
-# %% ../nbs/41_fusion.ipynb #cell-019
+# %% ../nbs/41_fusion.ipynb #cell-022
 # what is said of each frame -> channels
 MAPS = dict(stops=3, shading=3, gloss=3, weight=3, mask=1, alpha=1)
 
@@ -247,7 +250,7 @@ def read(
     maps['mask'] = maps['mask'] - 2
     return Reading(**maps)
 
-# %% ../nbs/41_fusion.ipynb #cell-021
+# %% ../nbs/41_fusion.ipynb #cell-024
 def resized(
     x:Tensor,   # (B,C,T,H,W)
     size:tuple, # (h,w)
@@ -267,7 +270,7 @@ def working_size(
     scale = side/max(size)
     return tuple(max(16, 2*round(n*scale/2)) for n in size)
 
-# %% ../nbs/41_fusion.ipynb #cell-024
+# %% ../nbs/41_fusion.ipynb #cell-027
 def delit(
     frames:Tensor,   # (B,3,T,H,W)
     reading:Reading, # of the same size
@@ -277,14 +280,14 @@ def delit(
     return expose(frames, -(reading.stops + reading.shading), curve,
                   less=reading.gloss*reading.shading.exp2())
 
-# %% ../nbs/41_fusion.ipynb #cell-025
+# %% ../nbs/41_fusion.ipynb #cell-028
 def blend(
     frames:Tensor,     # (B,3,T,H,W)
     reading:Reading,   # of the same size
     views:Tensor,      # (B,3,T,H,W), as from `delit`
     habits:Tensor,     # (3,) what a white, a black, a hidden value costs
 )->tuple[Tensor, Tensor]: # source (B,3,H,W), and its weights (B,3,T,H,W), which sum to 1 over T
-    "A weighted mean over the frames: hardly anything from where a frame is blown out, black or covered."
+    "A weighted mean over the frames; little weight where one is blown out, black or covered."
     logits = exposed_well(frames, reading.weight, habits) - habits[2]*reading.mask.sigmoid()
     weights = logits.softmax(2)
     return (weights*views).sum(2), weights
@@ -298,7 +301,7 @@ def exposed_well(
     white, black = F.relu(25*frames - 24), F.relu(1 - 25*frames)
     return torch.addcmul(torch.addcmul(weight, white, -habits[0]), black, -habits[1])
 
-# %% ../nbs/41_fusion.ipynb #cell-028
+# %% ../nbs/41_fusion.ipynb #cell-031
 @dataclass
 class FusionPrediction(Prediction):
     "All five layers, and what only this model knows."
@@ -318,7 +321,7 @@ class FusionPrediction(Prediction):
         return Layers(self.source, self.shadow, self.light, self.occlusion_mask, self.occlusion_rgb,
                       self.alpha)
 
-# %% ../nbs/41_fusion.ipynb #cell-029
+# %% ../nbs/41_fusion.ipynb #cell-032
 class Fusion(nn.Module):
     "Frames to layers, by lighting, masks and weights that are found on small frames."
     def __init__(self,
@@ -360,10 +363,10 @@ class Fusion(nn.Module):
         painter = self.painter if self.config.residual or not self.config.blend else nn.ModuleList()
         return dict(encoder=self.net, source=painter, light_shadow=heads, occlusion=nn.ModuleList())
 
-# %% ../nbs/41_fusion.ipynb #cell-030
+# %% ../nbs/41_fusion.ipynb #cell-033
 @patch
 def half_precision(self:Fusion, x:Tensor):
-    "Convolutions in bfloat16 while training, on processors and cards that know it (others emulate it, many times slower); never for a result."
+    "Convolutions in bfloat16 while training, where the device knows it; never for a result."
     return torch.autocast(x.device.type, torch.bfloat16,
                           enabled=self.training and knows_bfloat16(x.device.type))
 
@@ -375,11 +378,12 @@ def knows_bfloat16(
     if kind == 'cuda': return torch.cuda.is_bf16_supported()
     return kind == 'cpu' and torch.cpu._is_avx512_bf16_supported()
 
+# %% ../nbs/41_fusion.ipynb #cell-034
 @patch
 def see(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
 )->tuple: # features (B·T,C,h/2,w/2), camera (B,5), light to begin with (B,3,T,h/2,w/2)
-    "What the network looks at: the frames, and how each differs from the median of all, in powers of two."
+    "The frames, and how each differs from the median of all, in powers of two."
     if self.config.relative: return self.encode_relative(small)
     logs = (srgb_to_linear(small) + .004).log2()
     # the lower median, in operations that ONNX knows
@@ -392,11 +396,12 @@ def see(self:Fusion,
                      tuple(n//2 for n in small.shape[-2:]))
     return features, self.camera(common.float()), self.trust*smooth
 
+# %% ../nbs/41_fusion.ipynb #cell-035
 @patch
 def encode_relative(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
 )->tuple: # as `see`
-    "The classical estimate first (chapter 08): each frame's smooth gain, and what the equalised frame shows beyond the median."
+    "Each frame's smooth gain (chapter 08), and what the equalised frame shows beyond the median."
     half = tuple(n//2 for n in small.shape[-2:])
     gains, middle = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))
     logs = small.clamp(min=1/64).log2()
@@ -407,12 +412,13 @@ def encode_relative(self:Fusion,
     features, common = self.net(x, small.shape[2])
     return features, self.camera(common.float()), self.trust*resized(gains, half)
 
+# %% ../nbs/41_fusion.ipynb #cell-036
 @patch
 def without_common(self:Fusion,
     reading:Reading,  # maps (B,C,T,h,w)
     features:Tensor,  # (B·T,C',h',w')
 )->Reading: # the same, relative to what all frames share
-    "Level and tint that the source takes over: a smooth mixture of the frames' own, so zero where their light is alike."
+    "The source takes over a smooth mixture of the frames' own light: zero where that is alike."
     T, size = reading.mask.shape[2], tuple(max(2, n//4) for n in features.shape[-2:])
     shown = 1 - reading.mask.detach().sigmoid()
     def pool(x):
@@ -430,15 +436,16 @@ def without_common(self:Fusion,
                    shading=reading.shading - reading.shading.amax(2, keepdim=True),
                    gloss=reading.gloss - reading.gloss.amin(2, keepdim=True))
 
+# %% ../nbs/41_fusion.ipynb #cell-037
 @patch
 def aim(self:Fusion,
     camera:Tensor, # (B,5), plain numbers
-)->tuple[Tensor, Tensor]: # curve (B,2), and the level of the whole sequence in powers of two (B,3,1,1,1)
+)->tuple[Tensor, Tensor]: # curve (B,2), and the sequence's level in powers of two (B,3,1,1,1)
     "The camera's tone curve, and how bright the lamps are on the whole."
     curve = torch.stack([camera[:, 0].sigmoid(), 1.2 + 1.4*camera[:, 1].sigmoid()], 1)
     return curve, 0. if self.config.relative else camera[:, 2:, None, None, None]
 
-# %% ../nbs/41_fusion.ipynb #cell-031
+# %% ../nbs/41_fusion.ipynb #cell-038
 @patch
 def look(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
@@ -463,6 +470,7 @@ def look(self:Fusion,
     if self.config.relative: reading = self.without_common(reading, features)
     return reading, curve, features, first
 
+# %% ../nbs/41_fusion.ipynb #cell-039
 @patch
 def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tensor,
          curve:Tensor)->Tensor:
@@ -477,7 +485,7 @@ def news(self:Fusion, features:Tensor, frames:Tensor, coarse:Reading, first:Tens
         x = features + F.relu(self.again(torch.cat([features, news.to(features.dtype)], dim=1)))
         return self.block(x, frames.shape[2])
 
-# %% ../nbs/41_fusion.ipynb #cell-032
+# %% ../nbs/41_fusion.ipynb #cell-040
 @patch
 def paint(self:Fusion,
     source:Tensor,   # (B,3,h,w), the blend at the working size
@@ -491,10 +499,10 @@ def paint(self:Fusion,
         change = F.pixel_shuffle(self.painter(x), 2)
     return change.float().chunk(2, dim=1)
 
-# %% ../nbs/41_fusion.ipynb #cell-033
+# %% ../nbs/41_fusion.ipynb #cell-041
 @dataclass
 class Plan:
-    "All that is found at the working size (h,w); `Fusion.carry_out` applies it to frames of any size."
+    "All that is found at the working size (h,w), for `Fusion.carry_out`."
     reading:Reading   # maps (B,C,T,h,w)
     curve:Tensor      # (B,2)
     gain:Tensor|None  # (B,3,h,w): correction of the blend in powers of two
@@ -506,6 +514,7 @@ class Plan:
     # (B,1,h/2,w/2): logarithm of the expected error, where the model estimates it
     error:Tensor|None=None
 
+# %% ../nbs/41_fusion.ipynb #cell-042
 @patch
 def plan(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -525,7 +534,7 @@ def plan(self:Fusion,
     steady = steady_share(small, reading.mask.sigmoid())
     return Plan(reading, curve, gain, more, first, (source, weights, views), steady, error)
 
-# %% ../nbs/41_fusion.ipynb #cell-035
+# %% ../nbs/41_fusion.ipynb #cell-044
 def enlarged(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
@@ -545,6 +554,7 @@ def enlarged(
     x = enlarged_axis(x, -2, size[0], top, rows)
     return enlarged_axis(x, -1, size[1], left, columns)
 
+# %% ../nbs/41_fusion.ipynb #cell-045
 def enlarged_axis(
     x:Tensor,  # (...,h,w)
     axis:int,  # -2: rows, -1: columns
@@ -563,7 +573,7 @@ def enlarged_axis(
     share = share[:, None] if axis == -2 else share
     return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
 
-# %% ../nbs/41_fusion.ipynb #cell-038
+# %% ../nbs/41_fusion.ipynb #cell-048
 @patch
 def refined(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W)
@@ -593,14 +603,14 @@ def rim_inputs(
         seen = [4*off, 4*size, size.amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames]
     return torch.cat([mask/4, *seen], 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-039
+# %% ../nbs/41_fusion.ipynb #cell-049
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
     plan:Plan,           # of the whole frames
     size:tuple=None,     # (H,W) of the whole frames, if this is a tile
     corner:tuple=(0, 0), # (top, left) of the tile
-    seen:Tensor=None,    # (1 or B,1,T,H,W) bool: where a frame shows anything at all; None: everywhere
+    seen:Tensor=None,    # (1 or B,1,T,H,W) bool: where a frame shows anything; None: everywhere
     lit:bool=True,       # False: no shadow and no light, where only the source is wanted
 )->FusionPrediction: # of the frames or the tile
     "All layers, at full size; the source within the envelope of what the unmasked frames show."
@@ -634,6 +644,7 @@ def carry_out(self:Fusion,
                             mask*reading.alpha.sigmoid(),
                             sure, weights, views, plan.first, curve, unbounded, error)
 
+# %% ../nbs/41_fusion.ipynb #cell-050
 @patch
 def forward(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -643,24 +654,24 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-040
+# %% ../nbs/41_fusion.ipynb #cell-051
 def lighting(
     source:Tensor,   # (B,3,H,W), as the lamps light it
     reading:Reading, # maps (B,C,T,H,W)
     curve:Tensor,    # (B,2)
     bounded:Tensor|None=None, # (B,3,H,W): the source that is given out, if it is another
 )->tuple[Tensor, Tensor]: # shadow and light (B,3,T,H,W)
-    "The convention's shadow and light, from the source under the lamps with and without the objects' shadows."
+    "The convention's shadow and light, from the source lit with and without cast shadows."
     still, share = source.unsqueeze(2), reading.shading.exp2()
     bare = expose(still, reading.stops, curve, more=reading.gloss)
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source if bounded is None else bounded, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-041
+# %% ../nbs/41_fusion.ipynb #cell-052
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
 def expected_error(
-    level:Tensor,   # (B,1,H,W): logarithm of the error that is expected where the frames agree to .02
+    level:Tensor,   # (B,1,H,W): logarithm of the error where the frames agree to .02
     weights:Tensor, # (B,3,T,H,W), sum 1 over T
     views:Tensor,   # (B,3,T,H,W): per-frame source estimates
     source:Tensor,  # (B,3,H,W): their blend
@@ -670,18 +681,18 @@ def expected_error(
     apart = ((views - source.unsqueeze(2)).abs()*weights).sum(2).mean(1, keepdim=True).detach()
     return (level + spread*((apart + .01)/.03).log()).exp()
 
-# %% ../nbs/41_fusion.ipynb #cell-043
+# %% ../nbs/41_fusion.ipynb #cell-054
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
     stops:Tensor,  # (B,3,T,H,W): the light, in powers of two
 )->Tensor: # (B,1,H,W) in [0,1]
-    "How far at least one frame shows the picture: not covered, and neither burnt out by too much light nor lost in the dark."
+    "How far some frame shows the picture: not covered, not burnt out, not lost in the dark."
     burnt = (frames.amin(1, keepdim=True) > 254/255) & (stops.amin(1, keepdim=True) > .1)
     drowned = (frames.amax(1, keepdim=True) < 1/255) & (stops.amax(1, keepdim=True) < -1)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-046
+# %% ../nbs/41_fusion.ipynb #cell-057
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(relative=True, residual=False),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,

@@ -27,7 +27,7 @@ def source_losses(
     source:Tensor, # (B,3,H,W) predicted
     truth:Tensor,  # (B,3,H,W)
 )->dict: # scalars
-    "How far the source is off: everywhere, at edges, after a gain for each channel, in decibels, and at low frequency."
+    "Error of the source: everywhere, at edges, after a gain, in decibels, at low frequency."
     def edges(x): return torch.cat([x.diff(dim=-1).flatten(1), x.diff(dim=-2).flatten(1)], 1)
     def shared(x): return F.adaptive_avg_pool2d((x.clamp(min=0) + .03).log2(), 8)
     gain = (
@@ -57,7 +57,7 @@ def error_loss(
     source:Tensor,   # (B,3,H,W) as it is given out
     truth:Tensor,    # (B,3,H,W)
 )->Tensor: # scalar
-    "Negative log-likelihood of the error that the source has, under a Laplace density of the expected one."
+    "Negative log-likelihood of the actual error, under a Laplace density of the expected one."
     error = (source - truth).abs().mean(1, keepdim=True).detach() + 1/510
     expected = expected.clamp(min=1/510)
     return (error/expected + expected.log()).mean()
@@ -93,7 +93,7 @@ def camera_losses(
     curve:Tensor,  # (B,2) predicted: how filmic, and the contrast
     camera:Tensor, # (B,2) true: filmic or not, and the contrast
 )->dict: # scalars
-    "Without this the network takes every camera for a filmic one: its curve lets more gradient through."
+    "Which curve the camera had: without it every camera passes for a filmic one."
     filmic = camera[:, 0]
     share = curve[:, 0].clamp(1e-4, 1 - 1e-4)
     return dict(camera=F.binary_cross_entropy(share, filmic),
@@ -153,7 +153,7 @@ class Recipe:
 
 # %% ../nbs/43_fusion_training.ipynb #cell-021
 class TrainingRun:
-    "A network, its moving average and its optimiser, somewhere between the first step and the last."
+    "A network, its moving average and its optimiser, between two steps."
     def __init__(self,
         recipe:Recipe,
         device='cpu', # where it runs
@@ -187,7 +187,7 @@ class TrainingRun:
 
     @staticmethod
     def of_length(folder:Path, steps:int, device='cpu')->'TrainingRun':
-        "A run as it would stand had it been meant for so many steps: from where its rate had not yet begun to fall."
+        "The run at another length, from a point where its rate has not begun to fall."
         run = TrainingRun.load(Path(folder)/'run.pt', device)
         if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
         recipe = replace(run.recipe, steps=steps)
@@ -273,7 +273,7 @@ def train_fusion(
     recipe:Recipe,
     data:RelitSequences,        # to train on
     validation:RelitSequences,  # to validate on
-    folder:str|Path,            # of the checkpoint `run.pt`, `warm.pt` from before the rate fell, and the log `log.jsonl`
+    folder:str|Path,            # of `run.pt`, `warm.pt` (before the rate fell) and `log.jsonl`
     device:str='cpu',           # where it runs
     until:int|None=None,        # stop after this step; default: at the end of the recipe
     every:int=100,              # steps between checkpoints

@@ -316,7 +316,7 @@ def _like_srgb(profile:bytes, dtype)->bool:
 # %% ../nbs/01_images.ipynb #cell-027
 def decode_image(
     path:str|Path, # one file, or an `ImagePage`
-)->tuple[np.ndarray, ImageHeader]: # (H,W), (H,W,3) or (H,W,4), uint8 or uint16, upright; and its header
+)->tuple[np.ndarray, ImageHeader]: # (H,W), (H,W,3) or (H,W,4), 8 or 16 bits, upright; its header
     "The samples of a picture as they are meant, or a `ValueError` that names the file."
     page, data = getattr(path, 'page', 0), read_bytes(path)
     header = read_header(path, data)
@@ -345,7 +345,7 @@ def read_samples(
 def decode_draft(
     path:str|Path, # one file
     side:int,      # of the longer side, at least
-)->tuple[np.ndarray, tuple]|None: # grey (h,w) uint8, upright, and the whole size (H,W); None: no such short cut
+)->tuple[np.ndarray, tuple]|None: # grey (h,w) uint8, upright; the whole size (H,W); None: not so
     "A smaller copy of a JPEG."
     data = read_bytes(path)
     if image_format(data[:64]) != 'JPEG': return None

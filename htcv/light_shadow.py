@@ -135,7 +135,7 @@ def lighting_loss(
     order:str=PSEUDO_ORDER, # of both recompositions
     metric:str='mse',       # or `mae`
 )->dict: # loss
-    "The picture under predicted shadow and light against that under the pseudo-labels (report §2.2)."
+    "The picture under predicted layers against that under the pseudo-labels (report §2.2)."
     if metric not in METRICS:
         raise ValueError(f'metric must be one of {tuple(METRICS)}; got {metric!r}')
     frames, source = batch['frames'], batch['source']

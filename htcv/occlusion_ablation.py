@@ -325,7 +325,7 @@ def dot_rows(
     colours:list,   # one for each row
     name:str='iou', # of a ratio
 ):
-    "One row for each recipe: a dot for masks cut at 0.5, a ring for the validated cut, both with intervals."
+    "A row for each recipe: a dot at the threshold 0.5, a ring at the validated one; intervals."
     for i, (runs, colour) in enumerate(zip(rows.values(), colours)):
         for tuned, shift in ((False, .12), (True, -.12)):
             mean, low, high = study_value(runs, name, tuned=tuned)
@@ -341,7 +341,7 @@ def warm_start(
     settings:Settings, # size and seed
     folder=None,       # where the stages keep their weights, see `htcv.training.train`
 )->Decomposer: # a copy that may be trained
-    "A decomposer from which a run starts; the stages that it needs are trained if they are missing."
+    "A decomposer from which a run starts; stages that it needs are trained if missing."
     if start not in STARTS: raise ValueError(f'start must be one of {STARTS}; got {start!r}')
     stage = dict(mask=mask_stage(), exact=mask_stage('exact'), fresh=finetuning_stage())[start]
     model = train(stage, settings, folder=folder, progress=False)

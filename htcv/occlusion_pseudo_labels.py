@@ -143,7 +143,7 @@ def explore_occlusion_labels(
     truth:Tensor,   # (1,1,T,H,W), exact mask
     n_frames:int=5, # how many are shown
 ):
-    "SSIM window, blur, threshold, vote and kind, live; returns a `VBox` whose last child holds the PNG."
+    "SSIM window, blur, threshold, vote and kind, live; a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
     from htcv.composition import _strip
     from htcv.evaluation import iou

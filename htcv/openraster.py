@@ -119,7 +119,7 @@ def _write_archive(
 
 # %% ../nbs/59_openraster.ipynb #cell-012
 def _put_previews(archive:zipfile.ZipFile, nodes:list, profile:bytes|None, side:int=256)->None:
-    "What the visible layers make, for programs that look no further; and a small copy for file browsers."
+    "What the visible layers make, for programs that look no further; and a small copy."
     merged = _flatten(nodes, archive)[:3]
     scale = min(1, side/max(merged.shape[-2:]))
     small = [max(1, round(n*scale)) for n in merged.shape[-2:]]
@@ -229,7 +229,7 @@ def flatten_openraster(
     frame:int|None=None, # show this frame's group instead of what the file shows; -1 is the last
     hide:tuple=(),       # names of layers to leave out, e.g. `('shadow',)`
 )->Tensor: # (4,H,W) in [0,1], colour times alpha, and alpha
-    "The picture that the file's layers make, from its own PNGs, blend modes, opacities and visibilities."
+    "The picture that the file's layers make, by its own blend modes, opacities, visibilities."
     nodes = read_openraster(path)
     groups = [node for node in nodes if not node.file]
     if frame is not None:

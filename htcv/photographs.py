@@ -50,6 +50,7 @@ def find_photographs(
         skipped |= {f'{path.name}, {page}': 'no frame' for page in left}
     return found, skipped
 
+# %% ../nbs/58_photographs.ipynb #cell-008
 def _in_folder(folder:Path)->tuple[list, dict]: # paths in order, and name -> why it was left out
     "The photographs of a folder."
     reasons = {path: _unfit(path) for path in folder.iterdir()}
@@ -72,7 +73,7 @@ def _in_folder(folder:Path)->tuple[list, dict]: # paths in order, and name -> wh
                             f'{", ".join(SUFFIXES[:4])}'
                             + ('; --each restores each folder in it' if inner else ''))
 
-# %% ../nbs/58_photographs.ipynb #cell-008
+# %% ../nbs/58_photographs.ipynb #cell-009
 def _is_raw(path:Path)->bool:
     "Does its name or its beginning say so?"
     return path.suffix.lower() in RAW_SUFFIXES or file_format(path) == 'raw'
@@ -89,13 +90,13 @@ def _unfit(path:Path)->str:
     return '' if kind in (*IMAGE_FORMATS, 'raw') else 'not a picture file'
 
 def _frames_of_sequence(folder:Path, found:list)->list:
-    "The frames, if this is a folder in the layout of a sequence: with its truth, or masks of its frames."
+    "The frames, if this folder is laid out as a sequence: with its truth, or masks of its frames."
     stems = {path.stem.lower() for path in found}
     masks = [stem for stem in stems if stem.endswith('-m') and stem[:-2].isdigit()
              and stem[:-2] in stems]
     return list(sequence_files(folder).frames.values()) if 'gt' in stems or masks else []
 
-# %% ../nbs/58_photographs.ipynb #cell-011
+# %% ../nbs/58_photographs.ipynb #cell-012
 photograph_size = image_size
 
 def read_photograph(
@@ -104,7 +105,7 @@ def read_photograph(
     "One picture, upright, transparent parts white."
     return read_image(path)
 
-# %% ../nbs/58_photographs.ipynb #cell-012
+# %% ../nbs/58_photographs.ipynb #cell-013
 @dataclass
 class Frame:
     "One photograph in memory."
@@ -133,14 +134,15 @@ def read_frame(
     return Frame(np.ascontiguousarray(array), None if seen is None or seen.all() else seen, grey,
                  header)
 
+# %% ../nbs/58_photographs.ipynb #cell-014
 def read_pixels(
     path:str|Path, # one file
-)->tuple[np.ndarray, np.ndarray|None]: # (H,W,3) uint8 or uint16, and (H,W) bool: False where it is transparent
+)->tuple[np.ndarray, np.ndarray|None]: # (H,W,3), 8 or 16 bits; (H,W) bool: False is transparent
     "The numbers of one picture, as stored."
     frame = read_frame(path)
     return frame.pixels, frame.seen
 
-# %% ../nbs/58_photographs.ipynb #cell-015
+# %% ../nbs/58_photographs.ipynb #cell-017
 @dataclass
 class Photographs:
     "T frames of one size."
@@ -162,6 +164,7 @@ class Photographs:
     def size(self)->tuple: # (H,W)
         return self.pixels.shape[1:3]
 
+# %% ../nbs/58_photographs.ipynb #cell-018
 @patch
 def views(self:Photographs,
     top:int=0,           # first row
@@ -174,7 +177,7 @@ def views(self:Photographs,
                           dtype=torch.bool)
     return torch.from_numpy(np.array(self.seen[:, top:stop]))[None, None]
 
-# %% ../nbs/58_photographs.ipynb #cell-016
+# %% ../nbs/58_photographs.ipynb #cell-019
 @patch
 def strip(self:Photographs,
     top:int=0,           # first row
@@ -188,7 +191,7 @@ def strip(self:Photographs,
 @patch
 def reduced(self:Photographs,
     size:tuple, # (h,w)
-)->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1], and (1,1,T,h,w): how much of each small pixel is seen
+)->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1]; (1,1,T,h,w): share of each small pixel seen
     "All of them, smaller; one after the other, so that one large picture at a time is in memory."
     smaller, shares = [], []
     for t in range(len(self)):
@@ -202,7 +205,7 @@ def reduced(self:Photographs,
     x, share = torch.stack(smaller, 2), torch.stack(shares, 2)
     return (x if self.seen is None else patched(x.clamp(0, 1), share, match=True)), share
 
-# %% ../nbs/58_photographs.ipynb #cell-017
+# %% ../nbs/58_photographs.ipynb #cell-020
 def _shrunk(array:np.ndarray, size:tuple)->Tensor: # (H,W,C) -> (1,C,h,w) in [0,1]
     "With a triangular filter; what is much too large is averaged over areas first."
     step = int(min(array.shape[0]/size[0], array.shape[1]/size[1]))//4
@@ -227,7 +230,7 @@ def _floats(array:np.ndarray)->Tensor: # (T,h,w,3) -> (1,3,T,h,w)
             np.multiply(plane, np.float32(1/scale), out=planes[c, t])
     return torch.from_numpy(planes)[None]
 
-# %% ../nbs/58_photographs.ipynb #cell-018
+# %% ../nbs/58_photographs.ipynb #cell-021
 def patched(
     x:Tensor,         # (1,3,T,h,w)
     share:Tensor,     # (1,1,T,h,w) in [0,1]: 0 outside a frame
@@ -242,7 +245,7 @@ def patched(
         others = (others*mean(x)/mean(others).clamp(min=1e-6)).clamp(0, 1)
     return torch.where(share >= .999, x, others)
 
-# %% ../nbs/58_photographs.ipynb #cell-020
+# %% ../nbs/58_photographs.ipynb #cell-023
 class Meaning:
     "What the numbers of T photographs mean, before and after they are made alike."
     def __init__(self,
@@ -267,7 +270,7 @@ def _rgb_profile(profile:bytes|None)->bytes|None:
     try: return profile if profile and common_profile([profile]) else None
     except Exception: return None
 
-# %% ../nbs/58_photographs.ipynb #cell-021
+# %% ../nbs/58_photographs.ipynb #cell-024
 @patch
 def spread(self:Meaning)->float: # what all samples are to be multiplied by
     "8, 10 or 12 bits that were stored in 16."
@@ -285,7 +288,7 @@ def facts(self:Meaning)->dict: # fields of `Photographs`
     return dict(profile=self.profile, grey=self.grey and not self.profile, notes=tuple(notes),
                 dpi=first and first.dpi, exif=photograph_exif(first.exif) if first else b'')
 
-# %% ../nbs/58_photographs.ipynb #cell-022
+# %% ../nbs/58_photographs.ipynb #cell-025
 def read_photographs(
     paths:list,            # files of one size
     folder:Path|None=None, # where the pixels go; None: memory
@@ -306,7 +309,7 @@ def read_photographs(
     stack.spread(meaning.spread())
     return Photographs(stack.pixels, names, stack.seen, **meaning.facts())
 
-# %% ../nbs/58_photographs.ipynb #cell-023
+# %% ../nbs/58_photographs.ipynb #cell-026
 class Stack:
     "Room for T pictures, in memory or in a file, 8 bits as long as no picture has more."
     def __init__(self,
@@ -346,11 +349,11 @@ class Stack:
         for i in range(self.n if factor > 1 else 0):
             self.pixels[i] = (self.pixels[i]*np.float32(factor)).round().clip(0, 65535)
 
-# %% ../nbs/58_photographs.ipynb #cell-026
+# %% ../nbs/58_photographs.ipynb #cell-029
 def align(
     photographs:list,             # paths, or arrays (H,W,3) uint8 or uint16
     names:list|None=None,         # T; default: of the files, or numbers
-    reference:int|str|None=None,  # which one the others are laid on: its place, its name, or None: the best
+    reference:int|str|None=None,  # the others are laid on it: place, name, None: the best
     folder:Path|None=None,        # where the pixels go; None: memory
     tick:Callable=lambda: None,   # called twice for each photograph
 )->Photographs: # of the reference's size, `matches` filled in
@@ -382,12 +385,14 @@ def align(
     facts['notes'] += _other_motions(matches)
     return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **facts)
 
+# %% ../nbs/58_photographs.ipynb #cell-030
 def _other_motions(matches:list)->tuple: # of lines
     "What is to be said where something before the picture moves otherwise."
     two = [printable(match.name) for match in matches if match.motions > 1]
-    said = f'{", ".join(two[:5])}{" and others" if len(two) > 5 else ""}: two motions, a mesh or a reflection before '
-    return (said + 'the picture; aligned by what most of it does: look at the result',
-            ) if two else ()
+    if not two: return ()
+    named = ', '.join(two[:5]) + (' and others' if len(two) > 5 else '')
+    return (f'{named}: two motions, a mesh or a reflection before the picture; '
+            'aligned by what most of it does: look at the result',)
 
 def _grey8(pixels:np.ndarray)->np.ndarray: # (H,W) uint8
     "For comparisons of patches."
@@ -398,6 +403,7 @@ def _is_grey(array:np.ndarray)->bool:
     "Are its channels one?"
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all())
 
+# %% ../nbs/58_photographs.ipynb #cell-031
 def _kept(matches:list)->tuple[int, list]: # the reference, and all that lie on it
     "Refuses photographs of different pictures; a warning names those that are dropped."
     kept = [t for t, match in enumerate(matches) if match.homography is not None]
@@ -413,7 +419,7 @@ def _kept(matches:list)->tuple[int, list]: # the reference, and all that lie on 
         warnings.warn(f'dropped, because they do not match {name}: {printable(lost)}', stacklevel=3)
     return base, kept
 
-# %% ../nbs/58_photographs.ipynb #cell-027
+# %% ../nbs/58_photographs.ipynb #cell-032
 def _place(reference:int|str|None, names:list)->int|None:
     "The place of a photograph that was named."
     if reference is None or reference == 'best': return None
@@ -426,7 +432,7 @@ def _place(reference:int|str|None, names:list)->int|None:
                      f'{"more than one" if places else "none"} of '
                      f'{", ".join(map(printable, names))}')
 
-# %% ../nbs/58_photographs.ipynb #cell-029
+# %% ../nbs/58_photographs.ipynb #cell-034
 STRANGE = .3 # below this agreement a frame is mentioned
 
 def agreement(
@@ -447,7 +453,7 @@ def agreement(
 def others(
     pictures:np.ndarray, # (T,h,w), T of 2 or more
 )->Iterator[np.ndarray]: # T arrays (h,w)
-    "For each, the median of all but itself: sorted once, so that the time grows with T and not with its square."
+    "For each, the median of all but itself; sorted once, so in a time that grows with T."
     n = len(pictures) - 1
     middle = {(n - 1)//2, n//2}
     ranks = sorted({k + i for k in middle for i in (0, 1)})

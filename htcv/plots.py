@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALES', 'STYLE', 'scale', 'by_scale', 'project_root', 'artefact_folder', 'save_results', 'load_results',
            'save_figure', 'to_picture', 'draw_image', 'sequence_sheet', 'picture_row', 'layer_sheet', 'targets_figure',
-           'rgb_loss_figure', 'learning_curves', 'markdown_table', 'show_table']
+           'rgb_loss_figure', 'learning_curves', 'markdown_table', 'show_table', 'tell']
 
 # %% ../nbs/00_plots.ipynb #cell-002
 import io, json, os, subprocess
@@ -290,3 +290,9 @@ def show_table(
     "Displays `markdown_table(rows)`."
     from IPython.display import Markdown, display
     display(Markdown(markdown_table(rows, digits)))
+
+# %% ../nbs/00_plots.ipynb #cell-030
+def tell(*sentences):
+    "Displays a finding: sentences whose numbers were computed above."
+    from IPython.display import Markdown, display
+    display(Markdown(' '.join(sentences)))

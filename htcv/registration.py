@@ -120,7 +120,7 @@ def refine(
     moving:np.ndarray,     # (h,w) uint8, as from `feature_picture`
     still:np.ndarray,      # (h',w')
 )->tuple[np.ndarray, float]: # homography, and the correlation (-1 if it did not converge)
-    "The last tenths of a pixel: the homography under which the two pictures correlate best (ECC), where they agree at all."
+    "The last tenths of a pixel: the homography of the highest correlation (ECC)."
     start, (h, w) = np.linalg.inv(homography), moving.shape
     there = cv2.warpPerspective(still, start, (w, h), borderValue=0)
     inside = cv2.erode(cv2.warpPerspective(np.full_like(still, 255), start, (w, h)),
@@ -139,7 +139,7 @@ def refine(
     return (homography, -1.) if far else (better/better[2, 2], float(score))
 
 def _scaling(pixels:tuple, picture:tuple)->np.ndarray:
-    "From the pixels of a photograph (H,W) to those of its feature picture (h,w): centres go to centres."
+    "From the pixels of a photograph (H,W) to those of its feature picture (h,w), centre to centre."
     y, x = picture[0]/pixels[0], picture[1]/pixels[1]
     return np.array([[x, 0, (x - 1)/2], [0, y, (y - 1)/2], [0, 0, 1]])
 

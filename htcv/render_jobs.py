@@ -91,7 +91,7 @@ def paint(
     source:Tensor, # (3,H,W) stored values of the picture that is to be rendered
     curve:str,     # one of `CURVES`
 )->Tensor: # (3,H,W) linear reflectance
-    "The paint whose tone curve gives the source (under `filmic`: no paint is quite black or white)."
+    "The paint whose tone curve gives the source; under `filmic` never quite black or white."
     linear = srgb_to_linear(source)
     return linear*.96 + .015 if curve == 'filmic' else linear
 

@@ -43,7 +43,7 @@ def _command(program:str|Path)->list:
             str(_script()), '--']
 
 def _script()->Path:
-    "The file that runs inside Blender: beside the package in a checkout, under `share` if installed."
+    "The file that runs inside Blender: in a checkout, or under `share` if installed."
     import htcv
     homes = Path(sys.prefix), Path(site.getuserbase())
     places = [Path(htcv.__file__).parents[1]/'blender',
@@ -55,7 +55,7 @@ def _script()->Path:
 
 # %% ../nbs/04_rendering.ipynb #cell-008
 def find_blender()->list: # a command, to which the job file is added
-    "`$HTCV_BLENDER`, what `--setup` made, or `blender` on the path; or an error that says how to get it."
+    "`$HTCV_BLENDER`, what `--setup` made, or `blender` on the path; an error says how to get it."
     named = os.environ.get('HTCV_BLENDER')
     if named and not shutil.which(named):
         raise FileNotFoundError(f'HTCV_BLENDER names {named}, which is no program: give the path '
@@ -218,7 +218,7 @@ def develop(
     passes:Passes,      # linear light
     albedo:Tensor,      # (3,H,W) linear reflectance
     curve:str='filmic', # one of `CURVES`
-    shared:bool=False,  # what all frames share is in the source (chapter 01); else it is the paint as stored
+    shared:bool=False,  # what all frames share is the source's (01); else it is the paint
 )->tuple[Tensor, Layers]: # frames (1,3,T,H,W) in floats, and their layers
     "Stored values and exact layers of one rendered sequence."
     source = tone(albedo, curve)[None]
@@ -273,7 +273,7 @@ def render_sequences(
     crop:bool=True,              # random crops of the pictures; else the middle of each, in order
     layer_bits:int=8,            # of the stored layers, 8 or 16
     light_groups:bool=False,     # also keep the lamps apart, in `out/<id>/passes.npz`
-    variety:bool=False,          # area lamps, windows, relief, films of any opacity, and their `alpha`
+    variety:bool=False,          # area lamps, windows, relief, films and their `alpha`
     shared:bool=False,           # as in `develop`
     progress:bool=True,          # a bar
 )->list: # their folders
@@ -364,7 +364,7 @@ _MOVED = {
                         'scene_jobs', 'scene_pack')}
 
 def __getattr__(name:str):
-    "What moved to a later chapter is still found here, as installed commands and old code may ask (PEP 562)."
+    "What moved to a later chapter is still found here (PEP 562)."
     for module, names in _MOVED.items():
         if name in names: return getattr(import_module(module), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -241,7 +241,7 @@ def restored_strips(
 
 # %% ../nbs/60_restore.ipynb #cell-024
 def load_restorer(
-    weights:str|Path|nn.Module|None=None, # a file, `fusion`, `fusion-small`, or a model; None: those in the package
+    weights:str|Path|nn.Module|None=None, # a file, a preset that ships, a model; None: `fusion`
     device:str='cpu',                     # where it runs
 )->tuple[nn.Module, dict]: # a `Fusion`, and facts about its weights
     "The model that restores, and which weights exactly it has."
@@ -280,7 +280,9 @@ def strangers(
     if photographs.matches: return ''
     strange = [f'{printable(name)} ({value:.2f})'
                for name, value in zip(photographs.names, agreement(photographs)) if value < STRANGE]
-    return f'{", ".join(strange)} hardly resemble the others: another picture, almost black, or hand-held and to be aligned' if strange else ''
+    if not strange: return ''
+    return (f'{", ".join(strange)} hardly resemble the others: another picture, almost black, '
+            'or hand-held and to be aligned')
 
 # %% ../nbs/60_restore.ipynb #cell-026
 @contextmanager
@@ -297,7 +299,7 @@ def restore(
     frames,
     align:bool=False,                     # lay hand-held shots on each other first
     weights:str|Path|nn.Module|None=None, # see `load_restorer`
-    fill:str='model',                     # what stands where no frame shows the picture: `model` its guess, `none` grey
+    fill:str='model',             # where no frame shows the picture: `model`'s guess, or `none`
     threshold:float|None=None,            # masks become 0 or 1; None: they stay soft
     names:list|None=None,                 # T, of the frames
     progress:bool=False,                  # a bar on stderr, where that is a terminal

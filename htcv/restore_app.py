@@ -95,8 +95,8 @@ def reduced(
     scale = side/max(x.shape[-2:])
     if scale >= 1: return x
     size = [max(1, round(n*scale)) for n in x.shape[-2:]]
-    return resized(
-        x, size).clamp(min=0) if x.ndim == 5 else resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
+    if x.ndim == 5: return resized(x, size).clamp(min=0)
+    return resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
 
 # %% ../nbs/62_restore_app.ipynb #cell-015
 class Choice:
@@ -105,8 +105,8 @@ class Choice:
         given,           # as `restore` takes it
         names:list|None=None, # of the files; None: their own
     ):
-        self.given, paths = given, isinstance(
-            given, (str, Path)) or isinstance(given, list) and all(isinstance(x, (str, Path)) for x in given)
+        listed = given if isinstance(given, list) else [given]
+        self.given, paths = given, all(isinstance(x, (str, Path)) for x in listed)
         if paths: self.given = find_photographs(given)[0]
         self.names = names or ([path.name for path in self.given] if paths else None)
         self.paths = self.given if paths else []
@@ -310,7 +310,7 @@ def advance(self:RestoreApp,
 
 @patch
 def restore(self:RestoreApp, choice:Choice)->Restored:
-    "`htcv.restore.restore` in steps: a quarter of the bar for reading, a quarter for the plan, half for the strips."
+    "`htcv.restore.restore` in steps; the bar: a quarter reading, a quarter plan, half strips."
     done, strips, align = 0, [], self.at['align'].value
     def tick():
         nonlocal done
@@ -362,7 +362,8 @@ def report(self:RestoreApp)->str:
         said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
     if self.doubt: said += f' {self.doubt}.'
     if found.hidden:
-        said += f' {100*found.hidden:.2g} % of the picture is shown by no frame; there it is a guess.'
+        said += (f' {100*found.hidden:.2g} % of the picture is shown by no frame; '
+                 'there it is a guess.')
     return said
 
 # %% ../nbs/62_restore_app.ipynb #cell-032
@@ -390,14 +391,15 @@ def download(self:RestoreApp, button):
             content = write_openraster(Path(self.folder.name)/'restored.ora', self.restored,
                                        self.restored.frames, self.restored.names).read_bytes()
         data = base64.b64encode(content).decode()
+        medium = 'zip' if kind == 'zip' else 'octet-stream'
         self.at['link'].value = (f'<a download="restored.{kind}" '
-                                 f'href="data:application/{"zip" if kind == "zip" else "octet-stream"};base64,{data}">'
+                                 f'href="data:application/{medium};base64,{data}">'
                                  f'<b>Save restored.{kind}</b></a> ({len(content)/1e6:.1f} MB)')
     except Exception as error: self.at['link'].value = html.escape(str(error))
 
 # %% ../nbs/62_restore_app.ipynb #cell-033
 def restore_app(
-    frames=None # photographs as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
+    frames=None # as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
 ): # `VBox`; its attribute `app` is the `RestoreApp`
     "Choose or upload photographs, restore them, compare, light them again, download."
     app = RestoreApp(frames)

@@ -7,7 +7,8 @@ __all__ = ['LOG_EVERY', 'EXAMPLES', 'OPTIONS', 'Progress', 'Interrupted', 'signa
            'foreign_file', 'restore_folder', 'restore_one', 'restore_each', 'htcv_restore']
 
 # %% ../nbs/61_restore_command.ipynb #cell-002
-import argparse, errno, glob, json, multiprocessing, os, re, shutil, signal, sys, threading, time, warnings
+import argparse, errno, glob, json, multiprocessing, os, re, shutil, signal, sys, threading, time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -306,12 +307,13 @@ def _probability(word:str)->float:
 EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
-  htcv_restore a.jpg b.jpg c.jpg --out restored --ora   files, and one layered file for GIMP or Krita
+  htcv_restore a.jpg b.jpg c.jpg --out restored --ora   and one layered file for GIMP or Krita
   htcv_restore shots --out restored --no-layers --fill none
   htcv_restore album --each --out restored --jobs 2     every folder below album, each one once
 
-exit status: 0 all went well; 1 it could not be finished, or with --each something was broken and named;
-2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever left half written."""
+exit status: 0 all went well; 1 it could not be finished, or with --each something was broken and
+named; 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever
+left half written."""
 
 # %% ../nbs/61_restore_command.ipynb #cell-036
 OPTIONS = {
@@ -357,8 +359,8 @@ def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
     for word in words:
-        matches = sorted(
-            glob.glob(word), key=natural) if glob.has_magic(word) and not os.path.lexists(word) else []
+        is_pattern = glob.has_magic(word) and not os.path.lexists(word)
+        matches = sorted(glob.glob(word), key=natural) if is_pattern else []
         if not matches and not os.path.exists(word):
             raise FileNotFoundError(f'{printable(word)} ' + (
                 'fits no file' if glob.has_magic(word) else 'does not exist'))
@@ -433,7 +435,8 @@ def _left(options, done:dict)->str:
     finished = [result for result in done.values()
                 if result[1] in ('restored', 'done before')] if options.each else []
     if not finished: return 'nothing was written'
-    return f'{len(finished)} folders are complete in {printable(options.out)}; the same line does the rest'
+    return (f'{len(finished)} folders are complete in {printable(options.out)}; '
+            'the same line does the rest')
 
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
@@ -461,8 +464,8 @@ def htcv_restore(
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,
             PermissionError) as error:
-        _say(f"htcv_restore: "
-             f"{str(error).replace('pass overwrite=True', 'pass --force').replace('pass align=True', 'pass --align')}")
+        said = str(error).replace('pass overwrite=True', 'pass --force')
+        _say('htcv_restore: ' + said.replace('pass align=True', 'pass --align'))
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         text = str(error) or 'not enough memory'

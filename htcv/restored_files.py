@@ -255,7 +255,7 @@ def small_map(self:StripWriter)->list: # 6 lines of 12 characters
 
 # %% ../nbs/60_restored_files.ipynb #cell-023
 def contact_sheet(
-    small:dict,  # source and confidence (C,h,w); frames, and perhaps the layers of `PER_FRAME`, lists of (C,h,w)
+    small:dict,  # source, confidence (C,h,w); frames, perhaps `PER_FRAME`: lists of (C,h,w)
     names:list,  # T
     hidden:float=0., # share of the picture that no frame shows
 )->plt.Figure:
@@ -321,7 +321,7 @@ def write_ora(
     photographs:Photographs,
     background:float=.5, # what stands where the source is left out
 )->None:
-    "Source and layers in one file for paint programs; each frame is a group named after its photograph."
+    "Source and layers in one file; each frame is a group named after its photograph."
     stems, size = safe_stems(photographs.names), (len(photographs), *photographs.size)
     stored = {name: LazyFrames([folder/name/f'{stem}.png' for stem in stems],
                                (1, 1 if name == 'occlusion_mask' else 3, *size))

@@ -154,8 +154,8 @@ def light_image(
     scenes:SceneBank,  # B·T frames
     images:Tensor,     # (B,3,H,W) stored values
     camera:Camera,     # of B sequences
-    exposure:Tensor,   # (B,T) or (B,3,T): times the light, for each channel where the white balance drifts
-)->tuple[Tensor, Layers]: # frames (B,3,T,H,W) and their exact layers, S being the image before any light
+    exposure:Tensor,   # (B,T), or (B,3,T) where the white balance drifts: times the light
+)->tuple[Tensor, Layers]: # frames (B,3,T,H,W), exact layers; S is the image before any light
     "Images below lamps: frames and exact layers, without drawing a scene again."
     gain = (exposure if exposure.ndim == 3 else exposure[:, None])[..., None, None]
     B, T = len(gain), gain.shape[2]
@@ -270,7 +270,7 @@ def exposures(
     is_filmic:Tensor, # (B,): a soft curve stands more light
     dice:Dice,        # where the numbers come from
 )->Tensor: # (B,T) factors
-    "Brings every frame to an ambient level between night and noon; some sequences are dim, some over-lit."
+    "Ambient levels between night and noon; some sequences are dim, some over-lit."
     B, T = level.shape
     low, high = (torch.where(is_filmic, *pair).unsqueeze(1) for pair in ((.03, .015), (8., 2.4)))
     place = dice.uniform(0, 1, B, T)**dice.log_uniform(.45, 1.8, B, 1)
@@ -327,9 +327,9 @@ def _jpeg(x:Tensor, quality:Tensor)->Tensor:
 
 # %% ../nbs/42_scene_bank.ipynb #cell-039
 class RelitSequences:
-    "Batches of sequences that are put together when they are asked for; the same number gives the same batch."
+    "Batches of sequences, put together when asked for; the same number gives the same batch."
     def __init__(self,
-        banks:dict,                 # name -> `SceneBank` of one size; each sequence takes its frames from one of them
+        banks:dict,                 # name -> `SceneBank` of one size; a sequence takes one of them
         images:Tensor,              # (n,3,H,W) uint8, as large
         shares:dict=SHARES,         # kind of sequence -> how often
         filmic_share:float=.5,      # of sequences under the soft curve
@@ -367,8 +367,8 @@ def draw_batch(
     batch_size:int,     # B
     n_frames:int=10,    # T
     side:int=128,       # of the frames
-)->dict: # frames (B,3,T,H,W), the layers, `clean` frames without camera, camera (B,2), kind: list of B names
-    "A batch of sequences with exact layers that follow the convention: what all frames share is in the source."
+)->dict: # frames (B,3,T,H,W), layers, `clean`: without camera effects, camera (B,2), kind: B names
+    "Sequences with exact layers by the convention: what all frames share is in the source."
     banks, images = data.at_size(side)
     dice, device = Dice(('relit', data.seed, number)), images.device
     kinds, scenes = [], []
@@ -426,7 +426,7 @@ def _more_lamps(scenes:SceneBank, bank:SceneBank, dice:Dice)->SceneBank:
         ('gloss', 'gloss_bare'))})
 
 def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
-    "Even light under smooth fields, each frame its own; glare in some, taken from the highlights of other scenes."
+    "Even light under smooth fields, another in each frame; glare in some, from other scenes."
     T, size, device = len(scenes), scenes.bare.shape[-1], scenes.level.device
     cells = int(dice.choice([1, 2, 1], 1)) + 2
     strength, common = float(dice.uniform(.15, 1.2, 1)), float(dice.uniform(0, .6, 1))
@@ -468,7 +468,7 @@ def _paint_of(images:Tensor, n:int, dice:Dice, augment:bool)->Tensor:
 
 # %% ../nbs/42_scene_bank.ipynb #cell-044
 def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
-    "Factors (B,3,T): other in every frame where the light changes; else one, often a proper one; white balance may drift."
+    "Factors (B,3,T): one for each frame where the light changes, else one; tints may drift."
     level = torch.stack([one.level for one in scenes]).cpu()
     drawn = exposures(level, is_filmic, dice)
     B, T = level.shape
@@ -483,7 +483,7 @@ def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
     return factor[:, None]*torch.where(still, drift[:, :, :1], drift)
 
 def _with_reflections(scenes:SceneBank, images:Tensor, dice:Dice, n:int)->SceneBank:
-    "In one sequence of twelve another image is mirrored in the varnish, as by glass; it moves, and comes and goes."
+    "In one sequence of twelve another image is mirrored, as by glass; it moves, comes and goes."
     T, side = len(scenes)//n, images.shape[-1]
     gloss, gloss_bare = scenes.gloss.clone(), scenes.gloss_bare.clone()
     for i in range(n):

@@ -108,7 +108,7 @@ def _objects(
     below:Tensor, # (T,3,H,W) the picture without them
     cover:Tensor, # (T,1,H,W) their opacity
 )->Tensor: # (T,3,H,W)
-    "The objects' own light, 0 where there are none; at outlines and in films that of their surroundings."
+    "The objects' own light, 0 where there are none; at outlines that of their surroundings."
     own = (full - (1 - cover)*below).clamp(min=0)/cover.clamp(min=.05)
     inner = (cover > .05) & (cover >= .95*F.max_pool2d(cover, 3, 1, 1))
     near = F.avg_pool2d(inner.float(), 5, 1, 2)
@@ -278,7 +278,7 @@ def read_scene_note(
 def load_scene_pack(
     path:str|Path|None=None, # default: the shipped one
     split:str|None=None,     # `train`, or `validation`: every tenth scene; None: all
-)->dict: # name of `FIELDS` -> (N,C,H,W) half floats; level (N,); scene (N,): number of each frame's scene
+)->dict: # name of `FIELDS` -> (N,C,H,W) half floats; level (N,); scene (N,): its number
     "All frames of a pack as linear light on white paint."
     if split not in ('train', 'validation', None):
         raise ValueError(f'split is train, validation or None; got {split!r}')

@@ -420,7 +420,7 @@ _MOVED = {
                                'verdict', 'worst_masks', 'worst_sources', 'write_report')}
 
 def __getattr__(name:str):
-    "What moved to a later chapter is still found here, as installed commands and old code may ask (PEP 562)."
+    "What moved to a later chapter is still found here (PEP 562)."
     for module, names in _MOVED.items():
         if name in names: return getattr(import_module(module), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -93,7 +93,7 @@ def read_sequence(
     numbers:list|None=None,    # which frames; default: all
     skip_zero:bool|None=None,  # see `sequence_files`
 )->Sequence:
-    "Reads one sequence; masks come from `<n>-m` files, or else from exact layers beside the frames."
+    "Reads one sequence; masks come from `<n>-m` files, or else from exact layers."
     folder = Path(folder)
     files = sequence_files(folder, skip_zero)
     if not files.frames:
@@ -158,7 +158,7 @@ def write_sequence(
     layer_bits:int=16,         # of the layers
     overwrite:bool=False,      # replace a sequence of that name
 )->Path: # the folder
-    "Writes one sequence in the SIAR layout, with its exact layers beside it: completely or not at all."
+    "Writes one sequence in the SIAR layout, with its exact layers: completely or not at all."
     T, H, W = check_values('frames', frames, (3, 'T', 'H', 'W')).shape[1:]
     if source is not None: check_values('source', source, (3, H, W))
     if masks is not None: check_values('masks', masks, (1, T, H, W))
@@ -341,9 +341,10 @@ class SequenceDataset(Dataset):
         require_source:bool=True,      # a sequence without `gt` is an error
     ):
         self.root, self.targets, self.layers, self.augment = Path(root), targets, layers, augment
-        self.n_frames, self.seed, self.epoch, self.require_source = n_frames, seed, 0, require_source
-        self.size, self.ids = (size, size) if isinstance(size,
-                                                         int) else size, sequence_ids(root, split)
+        self.n_frames, self.seed, self.epoch = n_frames, seed, 0
+        self.require_source = require_source
+        self.size = (size, size) if isinstance(size, int) else size
+        self.ids = sequence_ids(root, split)
         if layers and size: raise ValueError('exact layers do not survive a resize: leave size out')
         if layers and callable(augment):
             raise ValueError('exact layers do not survive any transform: leave layers out')

@@ -131,7 +131,7 @@ def synthesize(
     filmic_share:float=.6,  # share of sequences through the soft curve
     bits:int|None=8,        # frames rounded as a file would; None keeps floats
     device='cpu',           # where everything is computed
-    shared:bool=False,      # what all frames share is in the source (chapter 01); else it is the clean picture, as SIDAR's
+    shared:bool=False,      # what all frames share is the source's (01), or not (SIDAR)
 )->tuple[Tensor, Layers]: # frames (B,3,T,H,W), and the layers that make them
     "A batch of sequences with exact layers; the same seed gives the same batch."
     B, T, (H, W) = batch_size, n_frames, (size, size) if isinstance(size, int) else size

@@ -58,10 +58,11 @@ def prepare_data(
     return dict(pictures={part: counts[part] for part in ('train', 'validation')}, drawn=drawn,
                 images=images, size=size, seed=seed)
 
+# %% ../nbs/44_train_command.ipynb #cell-006
 def load_data(
     home:str|Path, # as `prepare_data` left it
     seed:int=0,    # of the sequences
-)->tuple[RelitSequences, RelitSequences]: # to train on, and to validate on: other scenes, other images
+)->tuple[RelitSequences, RelitSequences]: # to train and to validate on: other scenes and images
     "Both generators below all images."
     home, sets = Path(home), []
     for part in ('train', 'validation'):
@@ -76,7 +77,7 @@ def load_data(
                                    seed=(part, seed)))
     return tuple(sets)
 
-# %% ../nbs/44_train_command.ipynb #cell-006
+# %% ../nbs/44_train_command.ipynb #cell-007
 def _save(path:Path, tensors:dict):
     "A file of tensors, whole or not at all."
     draft = path.with_name(f'.{path.name}.part')
@@ -85,7 +86,7 @@ def _save(path:Path, tensors:dict):
         draft.replace(path)
     finally: draft.unlink(missing_ok=True)
 
-# %% ../nbs/44_train_command.ipynb #cell-009
+# %% ../nbs/44_train_command.ipynb #cell-010
 def steps_in(
     hours:float,         # on this machine, as busy as it is
     recipe:Recipe,       # of which steps
@@ -101,7 +102,7 @@ def steps_in(
     for _ in range(trial): take_step(run, data)
     return max(1, round(hours*3600*trial/(time.perf_counter() - began)))
 
-# %% ../nbs/44_train_command.ipynb #cell-012
+# %% ../nbs/44_train_command.ipynb #cell-013
 THRESHOLDS = tuple(i/20 for i in range(4, 17))
 
 @torch.no_grad()
@@ -123,7 +124,7 @@ def best_threshold_of(
     overlap = counts[:, 0]/counts.sum(1).clamp(min=1)
     return THRESHOLDS[int(overlap.argmax())], float(overlap.max())
 
-# %% ../nbs/44_train_command.ipynb #cell-013
+# %% ../nbs/44_train_command.ipynb #cell-014
 def publish(
     run:TrainingRun,     # whose moving average is published
     data:RelitSequences, # what it was trained on, for the card
@@ -145,6 +146,7 @@ def publish(
                     data=json.dumps(data.description, default=str))
     return facts
 
+# %% ../nbs/44_train_command.ipynb #cell-015
 def write_card(
     facts:dict,      # preset -> as `publish` gave them
     path:str|Path,   # `README.md` beside the weights
@@ -168,22 +170,25 @@ def write_card(
                   f'- validation, {scores}' if scores else '- never validated', '']
     Path(path).write_text('\n'.join(parts))
 
-# %% ../nbs/44_train_command.ipynb #cell-014
+# %% ../nbs/44_train_command.ipynb #cell-016
 CARD = """# Weights that ship with htcv
 
-Written by `htcv_train --publish`; `htcv.decomposer.load_decomposer()` loads `fusion`. How they were trained and how they score is told in
-`nbs/43_fusion_training.ipynb` and `nbs/50_benchmark.ipynb`.
+Written by `htcv_train --publish`; `htcv.decomposer.load_decomposer()` loads `fusion`. How they were
+trained and how they score is told in `nbs/43_fusion_training.ipynb` and `nbs/50_benchmark.ipynb`.
 
-**For** taking frames of one flat picture, taken from one place or aligned, apart into source, shadow, light and occluders. **Not for** scenes with
-depth, misaligned frames, forensic use. What all frames share is taken for the picture's own. Trained on synthetic and rendered light only.
+**For** taking frames of one flat picture, taken from one place or aligned, apart into source,
+shadow, light and occluders. **Not for** scenes with depth, misaligned frames, forensic use. What
+all frames share is taken for the picture's own. Trained on synthetic and rendered light only.
 
-**Data.** Scenes of the synthesis (chapter 03) and scenes rendered by Blender (chapter 04), below crops of photographs, paintings and pages from free
-packages (chapter 39) and drawn images. None of the benchmark's pictures is among them. **Licence**: Apache-2.0, as the package.
+**Data.** Scenes of the synthesis (chapter 03) and scenes rendered by Blender (chapter 04), below
+crops of photographs, paintings and pages from free packages (chapter 39) and drawn images. None of
+the benchmark's pictures is among them. **Licence**: Apache-2.0, as the package.
 
-Train them again: `htcv_train --prepare`, `htcv_train --preset NAME --steps STEPS`, `htcv_train --preset NAME --publish`.
+Train them again: `htcv_train --prepare`, `htcv_train --preset NAME --steps STEPS`,
+`htcv_train --preset NAME --publish`.
 """
 
-# %% ../nbs/44_train_command.ipynb #cell-017
+# %% ../nbs/44_train_command.ipynb #cell-019
 def folder_data(
     home:str|Path,       # holds `SIAR/`, or is that folder itself
     split:str|None=None, # name below `data_splits/`; None: four in five to train on
@@ -212,7 +217,7 @@ def _split_ids(home:Path, root:Path, split:str, part:str)->list:
     if not found: raise FileNotFoundError(f'no split {split!r}: {places[0]} does not exist')
     return read_split(found[0])
 
-# %% ../nbs/44_train_command.ipynb #cell-019
+# %% ../nbs/44_train_command.ipynb #cell-021
 @contextlib.contextmanager
 def at_scale(
     name:str # of `HTCV_SCALE`
@@ -224,7 +229,7 @@ def at_scale(
     finally:
         if given is None: del os.environ['HTCV_SCALE']
 
-# %% ../nbs/44_train_command.ipynb #cell-020
+# %% ../nbs/44_train_command.ipynb #cell-022
 def folder_settings(
     preset:str,    # of the decomposer
     data:tuple,    # of two `SequenceDataset`
@@ -249,7 +254,7 @@ def folder_stage(
     if name not in stages: raise ValueError(f'--stage is one of {", ".join(stages)}; got {name}')
     return throughout(stages[name], steps=steps) if steps else stages[name]
 
-# %% ../nbs/44_train_command.ipynb #cell-022
+# %% ../nbs/44_train_command.ipynb #cell-024
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights')
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
@@ -279,7 +284,7 @@ def _stage_options(parser):
         help='processes that read sequences, for each device (default: 0)')
     return parser
 
-# %% ../nbs/44_train_command.ipynb #cell-023
+# %% ../nbs/44_train_command.ipynb #cell-025
 def _check_stages(parser, given, arguments):
     "Refuses what does not go with a folder, or goes with nothing but a folder."
     if given.folder is None:
@@ -299,7 +304,7 @@ def _check_stages(parser, given, arguments):
     if given.devices*given.nodes > 1 and arguments is not None:
         parser.error('several devices need the command line, since every process repeats it')
 
-# %% ../nbs/44_train_command.ipynb #cell-024
+# %% ../nbs/44_train_command.ipynb #cell-026
 def _fabric_of(given):
     "Lightning Fabric as the options say, with its processes started."
     from lightning_fabric import Fabric
@@ -329,7 +334,7 @@ def _train_stages(given, tell):
     train_stage(stage, settings, data, given.out, True, keep, fabric, given.workers)
     if fabric.is_global_zero: print(given.out/f'{stage.name}.safetensors')
 
-# %% ../nbs/44_train_command.ipynb #cell-026
+# %% ../nbs/44_train_command.ipynb #cell-028
 def _parser()->argparse.ArgumentParser:
     "The options of `htcv_train`."
     parser = argparse.ArgumentParser('htcv_train',
@@ -375,7 +380,7 @@ def _parser()->argparse.ArgumentParser:
         help='a field of the network that differs, e.g. --set look_again=false: for ablations')
     return _stage_options(parser)
 
-# %% ../nbs/44_train_command.ipynb #cell-027
+# %% ../nbs/44_train_command.ipynb #cell-029
 POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch',
             'accumulate', 'epoch', 'devices', 'nodes')
 
@@ -407,7 +412,7 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
         parser.error('--start needs --steps: those of the whole run')
     return given
 
-# %% ../nbs/44_train_command.ipynb #cell-028
+# %% ../nbs/44_train_command.ipynb #cell-030
 def _changes(items:list)->dict: # field -> value
     "`look_again=false` as a field and its value, as JSON reads it."
     changes = {}
@@ -420,7 +425,7 @@ def _changes(items:list)->dict: # field -> value
                 f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
     return changes
 
-# %% ../nbs/44_train_command.ipynb #cell-029
+# %% ../nbs/44_train_command.ipynb #cell-031
 def _begin(given, data)->Recipe:
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     recipe = Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed)
@@ -452,7 +457,7 @@ def _commit()->str:
                           capture_output=True, text=True)
     return said.stdout.strip() if said.returncode == 0 else ''
 
-# %% ../nbs/44_train_command.ipynb #cell-030
+# %% ../nbs/44_train_command.ipynb #cell-032
 def _publish(given, run, sets:tuple):
     "Weights, their card, and the curve beside them."
     path = Path(given.weights or given.out/f'{given.preset}.safetensors')
@@ -463,7 +468,7 @@ def _publish(given, run, sets:tuple):
     write_card(all_facts, path.parent/'README.md')
     print(f'{path}: threshold {facts["threshold"]}, step {run.step}')
 
-# %% ../nbs/44_train_command.ipynb #cell-031
+# %% ../nbs/44_train_command.ipynb #cell-033
 def htcv_train(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status

@@ -148,7 +148,7 @@ def fingerprint(
     settings:Settings,    # size of the run
     data:str='synthetic', # what the sequences are
 )->str: # 12 hexadecimal digits
-    "Weights belong to a stage, its settings and its past: if one of them changes, they are made anew."
+    "Weights belong to a stage, its settings and its past: one changes, and they are made anew."
     past = fingerprint(stage.after, settings, data) if stage.after else ''
     text = json.dumps([stage.describe(), asdict(settings), asdict(preset_config(settings.preset)),
                        data, past])
@@ -298,7 +298,7 @@ def _validate(run:Run, stage:Stage, settings:Settings, fabric, data, workers:int
 def train(
     stage:Stage,                 # what learns; the stages before it are trained if they are missing
     settings:Settings|None=None, # those of this scale by default
-    data=None,                   # (training, validation) sets with a `description`; synthetic if None
+    data=None,                   # (training, validation) sets with a `description`; None: synthetic
     folder=None,                 # for weights and checkpoints; `runs/<scale>` for synthetic data
     progress:bool=True,          # show a bar
     keep:str='last',             # or `best`: the weights of the best validation loss
@@ -351,7 +351,7 @@ def _checkpoint(place:Path, stage:Stage)->Path:
 def load_run(
     stage:Stage, # whose name the file has
     folder=None, # where `train` put it
-)->dict|None: # fingerprint, history (of steps), validation (of epochs), seconds, stage, settings, data
+)->dict|None: # fingerprint, history by steps, validation by epochs, seconds, stage, settings, data
     "What was written down while a stage was trained; `None` if it was not."
     path = (Path(folder) if folder else artefact_folder('runs'))/f'{stage.name}.json'
     return json.loads(path.read_text()) if path.exists() else None

@@ -60,7 +60,7 @@ def attention_mask(
     window:tuple,        # frames, rows, columns
     shift:tuple,         # by which the map was rolled towards its start
     device:torch.device=torch.device('cpu'),
-)->Tensor|None: # (windows, tokens, tokens), True where attention is allowed; None if it is everywhere
+)->Tensor|None: # (windows, tokens, tokens), True: may attend; None: all may
     "Keeps the two ends of a rolled map apart, and everything from the padding."
     padded = tuple(math.ceil(s/w)*w for s, w in zip(size, window))
     if padded == tuple(size) and not any(shift): return None
@@ -155,7 +155,7 @@ class SwinBlock(nn.Module):
 
 # %% ../nbs/04_video_swin.ipynb #cell-015
 class PatchEmbedding(nn.Module):
-    "Frames to tokens; sizes that no patch divides are filled by repeating the last frame, row and column."
+    "Frames to tokens; the last frame, row and column are repeated up to a whole patch."
     def __init__(self,
         patch:tuple, # frames, rows, columns of a token
         dim:int,     # channels of a token
@@ -172,7 +172,7 @@ class PatchEmbedding(nn.Module):
         return self.norm(self.project(x))
 
 class PatchMerging(nn.Module):
-    "2×2 neighbours become one token of twice the width; time is left alone (Video Swin, section 3.1)."
+    "2×2 neighbours become one token of twice the width; time stays (Video Swin, section 3.1)."
     def __init__(self,
         dim:int, # channels of a token before
     ):
@@ -186,7 +186,7 @@ class PatchMerging(nn.Module):
 
 # %% ../nbs/04_video_swin.ipynb #cell-016
 class Encoder(nn.Module):
-    "Video Swin transformer: frames to one feature map for each level, finest first (Liu et al. 2022)."
+    "Video Swin transformer: a feature map for each level, finest first (Liu et al. 2022)."
     def __init__(self,
         # with patch, dim, depths, attention_heads, window, mlp_ratio, and `maps`, the levels'
         # widths

@@ -2,7 +2,7 @@
 
     python scripts/mutate.py 01_composition --sample 60      sixty faults, drawn with one seed; at scale tiny
 """
-import argparse, ast, copy, json, os, random, re, signal, sys, time
+import argparse, ast, copy, json, os, random, re, signal, sys, tempfile, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def passes(cells, number=None, source="", limit=300):
         null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1); os.dup2(null, 2)
         from IPython.core.interactiveshell import InteractiveShell
         import htcv.plots
-        htcv.plots.artefact_folder = lambda kind: Path("/tmp")  # a mutant leaves no figure behind
+        htcv.plots.artefact_folder = lambda kind: Path(tempfile.mkdtemp())  # a mutant leaves no figure behind
         shell = InteractiveShell.instance()
         for i, cell in enumerate(cells):
             if cell.cell_type != "code" or re.search(r"^#\|\s*(eval:\s*false|slow|gpu|default_exp)", cell.source, re.M): continue
@@ -88,7 +88,10 @@ def main():
     limit = int(10*(time.perf_counter() - started)) + 20
     found = list(mutants(cells))
     if options.sample: found = random.Random(0).sample(found, min(options.sample, len(found)))
-    survivors = [f"cell {number}, line {line}: {what}" for number, line, what, source in found if passes(cells, number, source, limit)]
+    survivors = []
+    for i, (number, line, what, source) in enumerate(found):
+        if passes(cells, number, source, limit): survivors.append(f"cell {number}, line {line}: {what}")
+        print(f"{i + 1}/{len(found)}, {len(survivors)} not found, {time.perf_counter() - started:.0f} s", end="\r", file=sys.stderr)
     print(json.dumps(dict(notebook=options.notebook, mutants=len(found), found=len(found) - len(survivors), survivors=survivors), indent=1))
 
 

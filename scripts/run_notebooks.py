@@ -7,7 +7,7 @@
                                      where code changed after the outputs below it were made
 
 An execution leaves hashes of the code that it ran in the notebook's metadata (`executed`): the check compares
-them. They are of syntax trees, so comments and line breaks do not count. A notebook that was executed before
+them. They are of syntax trees, so comments, line breaks and docstrings do not count. A notebook that was executed before
 there were hashes has none and passes.
 
 At the default scale (HTCV_SCALE=cpu) notebooks are executed in place. At any other the executed copies go to
@@ -86,9 +86,12 @@ def write(path, nb):
 # ---- what was executed ----------------------------------------------------------------------------------------
 
 def code_only(source):
-    "A cell's code as its syntax tree, without comments and line breaks; as it is, where it is not Python."
-    try: return ast.dump(ast.parse(source))
+    "A cell's code as its syntax tree, without comments, line breaks and docstrings; as it is, where it is not Python."
+    try: tree = ast.parse(source)
     except SyntaxError: return source
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None: node.body[0].value.value = ""
+    return ast.dump(tree)
 
 
 def hashes(nb):
