@@ -596,7 +596,9 @@ def test_a_closed_pipe_and_a_full_one(shots):
 
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_ends_from_outside_leave_nothing_after_the_next_run(shots, number, status):
-    code = 'import sys, time; from htcv import restore_command as c, restored_files as f\n' \
+    # under nohup a child inherits that SIGHUP is ignored, and then the command rightly goes on
+    code = 'import signal, sys, time; from htcv import restore_command as c, restored_files as f\n' \
+           'signal.signal(signal.SIGHUP, signal.SIG_DFL)\n' \
            'def slow(*a): print("begun", flush=True); time.sleep(9)\n' \
            'f.StripWriter.append = slow; sys.exit(c.htcv_restore())'
     begun = subprocess.Popen([sys.executable, '-c', code, 'shots', '--out', 'out'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
