@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers, composite, underlying
-from .fusion import resized
+from .fusion import resize_frames
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .benchmark_files import benchmark_folder
@@ -95,8 +95,8 @@ def reduced(
     scale = side/max(x.shape[-2:])
     if scale >= 1: return x
     size = [max(1, round(n*scale)) for n in x.shape[-2:]]
-    if x.ndim == 5: return resized(x, size).clamp(min=0)
-    return resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
+    if x.ndim == 5: return resize_frames(x, size).clamp(min=0)
+    return resize_frames(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
 
 # %% ../nbs/62_restore_app.ipynb #cell-015
 class Choice:
