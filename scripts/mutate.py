@@ -67,7 +67,9 @@ def passes(cells, number=None, source="", limit=300):
         null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1); os.dup2(null, 2)
         from IPython.core.interactiveshell import InteractiveShell
         import htcv.plots
-        htcv.plots.artefact_folder = lambda kind: Path(tempfile.mkdtemp())  # a mutant leaves no figure behind
+        kept = Path(tempfile.mkdtemp()) # a mutant leaves no figure in the project, and finds what it saved
+        def artefact_folder(kind): (kept/kind).mkdir(exist_ok=True); return kept/kind
+        htcv.plots.artefact_folder = artefact_folder
         shell = InteractiveShell.instance()
         for i, cell in enumerate(cells):
             if cell.cell_type != "code" or re.search(r"^#\|\s*(eval:\s*false|slow|gpu|default_exp)", cell.source, re.M): continue
