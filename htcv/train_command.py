@@ -25,7 +25,8 @@ from .joint_training import report_stages, stages_before
 from .plots import save_results
 from .scene_bank import RelitSequences, SceneBank, draw_batch, drawn_scenes, rendered_scenes
 from .scene_bank import sample_images
-from .sequences import SequenceDataset, make_splits, read_split, sequence_ids
+from .sequence_dataset import SequenceDataset
+from .sequences import make_splits, read_split, sequence_ids
 from .training import Settings, default_settings, throughout
 from .training import train as train_stage
 from .training_pictures import gather_pictures
