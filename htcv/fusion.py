@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAPS', 'TOLERANCE', 'FusionConfig', 'expose', 'filmic_to_linear', 'clamp_leaky', 'clip_gently', 'pooled', 'SetBlock',
            'Gathering', 'SetUNet', 'PerPixel', 'Reading', 'read', 'resized', 'working_size', 'delit', 'blend',
-           'exposed_well', 'FusionPrediction', 'Fusion', 'knows_bfloat16', 'Plan', 'enlarged', 'enlarged_axis',
-           'rim_inputs', 'lighting', 'expected_error', 'confidence']
+           'exposed_well', 'FusionPrediction', 'Fusion', 'knows_bfloat16', 'Plan', 'frame_level', 'enlarged',
+           'enlarged_axis', 'rim_inputs', 'lighting', 'expected_error', 'confidence']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import functools, math
@@ -513,17 +513,37 @@ class Plan:
     steady:Tensor     # (B,1,h,w): share of the neighbourhood in which most frames agree
     # (B,1,h/2,w/2): logarithm of the expected error, where the model estimates it
     error:Tensor|None=None
+    # (B,3,h,w), powers of two: light that is put on the source at the end, if another is wanted
+    level:Tensor|None=None
 
 # %% ../nbs/41_fusion.ipynb #cell-042
+def frame_level(
+    reading:Reading, # maps (B,C,T,h,w)
+    t:int,           # a frame
+    cells:int=6,     # of the grid on which its light is averaged
+)->Tensor: # (B,3,h,w), powers of two
+    "The smooth light of one frame beyond the source's, from where that frame shows the picture."
+    stops, shown = reading.stops[:, :, t], 1 - reading.mask[:, :, t].sigmoid()
+    size = tuple(min(cells, n) for n in stops.shape[-2:])
+    part, whole = (F.adaptive_avg_pool2d(x, size) for x in (stops*shown, shown))
+    mean = (part.mean((-2, -1), keepdim=True) + 1e-6)/(whole.mean((-2, -1), keepdim=True) + 1e-6)
+    level = (part + .05*mean)/(whole + .05)
+    return F.interpolate(level, size=stops.shape[-2:], mode='bilinear')
+
+# %% ../nbs/41_fusion.ipynb #cell-043
 @patch
 def plan(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
     side:int|None=None, # working size; that of the configuration by default
+    like:int|None=None, # a frame whose level and tint the source takes; None: estimated
 )->Plan:
     "Light, masks, weights and corrections, from small frames."
     check_frames(frames)
+    if like is not None and not 0 <= like < frames.shape[2]:
+        raise ValueError(f'like is the number of a frame, 0 to {frames.shape[2] - 1}; got {like}')
     small = resized(frames, working_size(frames.shape[-2:], side or self.config.side))
     reading, curve, features, first = self.look(small)
+    level = None if like is None else frame_level(reading, like)
     views = delit(small, reading, curve)
     source, weights = blend(small, reading, views, self.habits)
     gain = more = None
@@ -532,9 +552,9 @@ def plan(self:Fusion,
     error = self.error(pooled(features.float(),
                               frames.shape[2])) - 3.5 if self.config.relative else None
     steady = steady_share(small, reading.mask.sigmoid())
-    return Plan(reading, curve, gain, more, first, (source, weights, views), steady, error)
+    return Plan(reading, curve, gain, more, first, (source, weights, views), steady, error, level)
 
-# %% ../nbs/41_fusion.ipynb #cell-044
+# %% ../nbs/41_fusion.ipynb #cell-045
 def enlarged(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
@@ -554,7 +574,7 @@ def enlarged(
     x = enlarged_axis(x, -2, size[0], top, rows)
     return enlarged_axis(x, -1, size[1], left, columns)
 
-# %% ../nbs/41_fusion.ipynb #cell-045
+# %% ../nbs/41_fusion.ipynb #cell-046
 def enlarged_axis(
     x:Tensor,  # (...,h,w)
     axis:int,  # -2: rows, -1: columns
@@ -573,7 +593,7 @@ def enlarged_axis(
     share = share[:, None] if axis == -2 else share
     return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
 
-# %% ../nbs/41_fusion.ipynb #cell-048
+# %% ../nbs/41_fusion.ipynb #cell-049
 @patch
 def refined(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W)
@@ -603,7 +623,7 @@ def rim_inputs(
         seen = [4*off, 4*size, size.amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames]
     return torch.cat([mask/4, *seen], 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-049
+# %% ../nbs/41_fusion.ipynb #cell-050
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
@@ -634,6 +654,8 @@ def carry_out(self:Fusion,
     hidden = mask if seen is None else mask.where(seen, 1)
     source = within_envelope(within_majority(unbounded, frames, hidden, fit(plan.steady)), frames,
                              hidden)
+    if plan.level is not None:
+        source = expose(source.unsqueeze(2), fit(plan.level).unsqueeze(2), curve).squeeze(2)
     shadow, light = lighting(unbounded, reading, curve, source) if lit else (None, None)
     sure = confidence(frames, hidden, reading.stops + reading.shading)
     error = None
@@ -644,7 +666,7 @@ def carry_out(self:Fusion,
                             mask*reading.alpha.sigmoid(),
                             sure, weights, views, plan.first, curve, unbounded, error)
 
-# %% ../nbs/41_fusion.ipynb #cell-050
+# %% ../nbs/41_fusion.ipynb #cell-051
 @patch
 def forward(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -654,7 +676,7 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-051
+# %% ../nbs/41_fusion.ipynb #cell-052
 def lighting(
     source:Tensor,   # (B,3,H,W), as the lamps light it
     reading:Reading, # maps (B,C,T,H,W)
@@ -667,7 +689,7 @@ def lighting(
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source if bounded is None else bounded, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-052
+# %% ../nbs/41_fusion.ipynb #cell-053
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
 def expected_error(
@@ -681,7 +703,7 @@ def expected_error(
     apart = ((views - source.unsqueeze(2)).abs()*weights).sum(2).mean(1, keepdim=True).detach()
     return (level + spread*((apart + .01)/.03).log()).exp()
 
-# %% ../nbs/41_fusion.ipynb #cell-054
+# %% ../nbs/41_fusion.ipynb #cell-055
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
@@ -692,7 +714,7 @@ def confidence(
     drowned = (frames.amax(1, keepdim=True) < 1/255) & (stops.amax(1, keepdim=True) < -1)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-057
+# %% ../nbs/41_fusion.ipynb #cell-058
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(relative=True, residual=False),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FADE', 'FILLS', 'GREY', 'STRIP', 'Restored', 'as_array', 'load_frames', 'fading', 'plan_frames', 'restored_strip',
-           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'default_float32', 'restore', 'joined']
+           'restored_strips', 'load_restorer', 'check_options', 'frame_number', 'strangers', 'default_float32',
+           'restore', 'joined']
 
 # %% ../nbs/60_restore.ipynb #cell-002
-import copy, warnings
+import copy, math, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -30,7 +31,7 @@ from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 @dataclass
 class Restored(Layers):
     "The layers of one sequence of photographs, and how far they can be believed."
-    # (1,1,H,W) in [0,1]; 0 where no frame shows the picture
+    # (1,1,H,W) in [0,1]: 1/e at an expected error of .05; 0 where no frame shows the picture
     confidence:Tensor|None=None
     frames:Tensor|None=None                  # (1,3,T,H,W) in [0,1], as they were used
     names:list=field(default_factory=list)   # T, of the frames
@@ -48,6 +49,11 @@ class Restored(Layers):
     def hidden(self)->float: # share of the picture
         "How much of the picture no frame shows."
         return float((self.confidence == 0).float().mean())
+
+    @property
+    def unsure(self)->float: # share of the picture
+        "How much some frame shows, with an expected error above .05."
+        return float(((self.confidence > 0) & (self.confidence < math.exp(-1))).float().mean())
 
     @property
     def coverage(self)->list: # T shares
@@ -165,12 +171,13 @@ def plan_frames(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
     side:int|None=None,       # working size; default: that of the model
+    like:int|None=None,       # frame whose level and tint the source takes; None: estimated
 )->Plan:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
     small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
     small = small.to(device)
-    plan = model.plan(small, side)
+    plan = model.plan(small, side, like)
     if photographs.seen is None: return plan
     plan.reading.weight = plan.reading.weight + fading(share).to(device)
     views = plan.small[2]
@@ -273,6 +280,23 @@ def check_options(
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
+# %% ../nbs/60_restore.ipynb #cell-026
+def frame_number(
+    names:list,             # T, of the frames that are left
+    like:int|str|None=None, # a number from 0, a file's name with or without its folder; or None
+)->int|None: # from 0
+    "Which frame is meant."
+    if like is None: return None
+    if isinstance(like, int) and 0 <= like < len(names): return like
+    found = [i for i, name in enumerate(names) if str(like) in (name, Path(name).stem)]
+    found = found or [i for i, name in enumerate(names) if Path(str(like)).name == name]
+    if len(found) == 1: return found[0]
+    what = 'is the name of several' if found else 'is none'
+    raise ValueError(f'{printable(str(like))} {what} of the {len(names)} frames that are restored: '
+                     f'{", ".join(printable(name) for name in names[:12])}'
+                     + (' …' if len(names) > 12 else ''))
+
+# %% ../nbs/60_restore.ipynb #cell-027
 def strangers(
     photographs:Photographs
 )->str: # what is to be said about them, or nothing
@@ -284,7 +308,7 @@ def strangers(
     return (f'{", ".join(strange)} hardly resemble the others: another picture, almost black, '
             'or hand-held and to be aligned')
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-028
 @contextmanager
 def default_float32()->Iterator[None]:
     "Within the block new tensors are float32, whatever somebody has set."
@@ -293,7 +317,7 @@ def default_float32()->Iterator[None]:
     try: yield
     finally: torch.set_default_dtype(before)
 
-# %% ../nbs/60_restore.ipynb #cell-027
+# %% ../nbs/60_restore.ipynb #cell-029
 def restore(
     # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     frames,
@@ -307,6 +331,7 @@ def restore(
     side:int|None=None,                   # working size; default: that of the model
     rows:int|None=None,                   # of a strip; None: as many as fit
     device:str='cpu',                     # where the model runs
+    like:int|str|None=None,       # number or name of the frame whose light the source takes
 )->Restored:
     "The picture behind some photographs, and what lies on each of them."
     check_options(fill, threshold, side, rows)
@@ -314,7 +339,7 @@ def restore(
     photographs = load_frames(frames, align, reference, names)
     if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
     with default_float32():
-        plan = plan_frames(model, photographs, side)
+        plan = plan_frames(model, photographs, side, frame_number(photographs.names, like))
         strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill,
                                       threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)
@@ -324,7 +349,7 @@ def restore(
                                    f'and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-028
+# %% ../nbs/60_restore.ipynb #cell-030
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:
