@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers
@@ -76,13 +77,14 @@ def fusion_loss(
     seen = model(batch['frames'], side=side)
     visible = 1 - batch['occlusion_mask']
     usable = visible*((batch['frames'] > .02) & (batch['frames'] < .98))
-    half = F.adaptive_avg_pool2d(batch['source'], seen.first.shape[-2:])
+    half = F.adaptive_avg_pool2d(batch['source'], seen.coarse_source.shape[-2:])
     losses = source_losses(seen.unbounded, batch['source']) | mask_losses(seen.occlusion_logit,
         batch['occlusion_mask'])
     losses |= dict(shadow=_weighted_l1(seen.shadow - batch['shadow'], .3 + .7*visible),
                    light=_weighted_l1(seen.light - batch['light'], .3 + .7*visible),
-                   views=_weighted_l1(seen.views - batch['source'].unsqueeze(2), usable),
-                   first=F.l1_loss(seen.first, half), alpha=F.l1_loss(seen.alpha, batch['alpha']))
+                   views=_weighted_l1(seen.source_estimates - batch['source'].unsqueeze(2), usable),
+                   first=F.l1_loss(seen.coarse_source, half),
+                   alpha=F.l1_loss(seen.alpha, batch['alpha']))
     if 'camera' in batch: losses |= camera_losses(seen.curve, batch['camera'])
     if seen.error is not None:
         losses['error'] = error_loss(seen.error, seen.source, batch['source'])
@@ -133,25 +135,28 @@ class Recipe:
         if min(self.sizes) < 32:
             raise ValueError(f'frames must be at least 32 pixels; got {min(self.sizes)}')
 
-    def shape(self, step:int)->tuple: # (B, T, side)
-        "Sequences, frames and size of a step."
-        dice = Dice(('step', self.seed, step))
-        side = list(self.sizes)[int(dice.choice(list(self.sizes.values()), 1))]
-        T = 10 if dice.chance(.5, 1) else int(dice.log_uniform(1, 31, 1))
-        return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
+# %% ../nbs/43_fusion_training.ipynb #cell-019
+@patch
+def shape(self:Recipe, step:int)->tuple: # (B, T, side)
+    "Sequences, frames and size of a step."
+    dice = Dice(('step', self.seed, step))
+    side = list(self.sizes)[int(dice.choice(list(self.sizes.values()), 1))]
+    T = 10 if dice.chance(.5, 1) else int(dice.log_uniform(1, 31, 1))
+    return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
 
-    def rate_at(self, step:int)->float:
-        "Learning rate of a step: warmed up, constant, and falling to a fiftieth at the end."
-        warm = min(1., (step - self.restart + 1)/self.warmup)
-        fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
-        return self.rate*warm*(1 - .98*min(1., fallen))
+@patch(as_prop=True)
+def cools_at(self:Recipe)->int:
+    "The step from which the rate falls; before it a run can still be made longer."
+    return round((1 - self.cooldown)*self.steps)
 
-    @property
-    def cools_at(self)->int:
-        "The step from which the rate falls; before it a run can still be made longer."
-        return round((1 - self.cooldown)*self.steps)
+@patch
+def rate_at(self:Recipe, step:int)->float:
+    "Learning rate of a step: warmed up, constant, and falling to a fiftieth at the end."
+    warm = min(1., (step - self.restart + 1)/self.warmup)
+    fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
+    return self.rate*warm*(1 - .98*min(1., fallen))
 
-# %% ../nbs/43_fusion_training.ipynb #cell-021
+# %% ../nbs/43_fusion_training.ipynb #cell-022
 class TrainingRun:
     "A network, its moving average and its optimiser, between two steps."
     def __init__(self,
@@ -174,37 +179,46 @@ class TrainingRun:
                         draft)
         draft.replace(path)
 
-    @staticmethod
-    def load(path:Path, device='cpu')->'TrainingRun':
-        "A run where its checkpoint left it."
-        state = torch.load(path, weights_only=True, map_location=device)
-        run = TrainingRun(Recipe(**state['recipe']), device)
-        run.model.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
-        run.step, run.seconds, run.curve, run.average = (state[name]
-                                                         for name in ('step', 'seconds', 'curve',
-                                                             'average'))
-        return run
+# %% ../nbs/43_fusion_training.ipynb #cell-023
+@patch(cls_method=True)
+def load(cls:TrainingRun,
+    path:Path,    # of the checkpoint
+    device='cpu', # where it runs
+)->TrainingRun:
+    "A run where its checkpoint left it."
+    state = torch.load(path, weights_only=True, map_location=device)
+    run = TrainingRun(Recipe(**state['recipe']), device)
+    run.model.load_state_dict(state['model'])
+    run.optimizer.load_state_dict(state['optimizer'])
+    for name in ('step', 'seconds', 'curve', 'average'): setattr(run, name, state[name])
+    return run
 
-    @staticmethod
-    def of_length(folder:Path, steps:int, device='cpu')->'TrainingRun':
-        "The run at another length, from a point where its rate has not begun to fall."
-        run = TrainingRun.load(Path(folder)/'run.pt', device)
-        if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
-        recipe = replace(run.recipe, steps=steps)
-        if run.step > recipe.cools_at:
-            least = math.ceil(run.step/(1 - recipe.cooldown))
-            raise ValueError(f'{run.step} steps at the full rate are done: give {least} steps or '
-                             f'more; got {steps}')
-        run.recipe = recipe
-        return run
+@patch
+def averaged(self:TrainingRun):
+    "The network with the moving average of its weights, in evaluation mode."
+    model = create_decomposer(self.recipe.preset, **self.recipe.changes).to(self.device)
+    model.load_state_dict(self.average)
+    return model.eval()
 
-    def averaged(self):
-        "The network with the moving average of its weights, in evaluation mode."
-        model = create_decomposer(self.recipe.preset, **self.recipe.changes).to(self.device)
-        model.load_state_dict(self.average)
-        return model.eval()
+# %% ../nbs/43_fusion_training.ipynb #cell-024
+@patch(cls_method=True)
+def of_length(cls:TrainingRun,
+    folder:Path,  # of `run.pt` and `warm.pt`
+    steps:int,    # of the whole run
+    device='cpu', # where it runs
+)->TrainingRun:
+    "The run at another length, from a point where its rate has not begun to fall."
+    run = TrainingRun.load(Path(folder)/'run.pt', device)
+    if run.step > run.recipe.cools_at: run = TrainingRun.load(Path(folder)/'warm.pt', device)
+    recipe = replace(run.recipe, steps=steps)
+    if run.step > recipe.cools_at:
+        least = math.ceil(run.step/(1 - recipe.cooldown))
+        raise ValueError(f'{run.step} steps at the full rate are done: give {least} steps or '
+                         f'more; got {steps}')
+    run.recipe = recipe
+    return run
 
-# %% ../nbs/43_fusion_training.ipynb #cell-022
+# %% ../nbs/43_fusion_training.ipynb #cell-025
 def take_step(
     run:TrainingRun,     # moved on by one step
     data:RelitSequences, # where its batch is drawn
@@ -227,7 +241,7 @@ def take_step(
         if x.is_floating_point(): run.average[name].lerp_(x.detach(), 1 - keep)
     return {name: float(x.detach()) for name, x in losses.items()}
 
-# %% ../nbs/43_fusion_training.ipynb #cell-024
+# %% ../nbs/43_fusion_training.ipynb #cell-027
 VALIDATION = dict(hard=dict(changing=1.), smooth=dict(smooth=1.),
                   constant=dict(constant=2., auto_exposure=1., shadow_only=1., light_only=1.,
                                 bracket=1.))
@@ -254,7 +268,7 @@ def validate(
         found[name] = {key: round(sum(row[key] for row in rows)/len(rows), 4) for key in SCORES}
     return found
 
-# %% ../nbs/43_fusion_training.ipynb #cell-025
+# %% ../nbs/43_fusion_training.ipynb #cell-028
 def score_batch(
     model,              # in evaluation mode
     batch:dict,         # frames (B,3,T,H,W) and the exact layers
@@ -268,7 +282,7 @@ def score_batch(
               | score_masks(seen.occlusion_mask, truth.occlusion_mask, threshold))
     return per_sequence(scores)
 
-# %% ../nbs/43_fusion_training.ipynb #cell-026
+# %% ../nbs/43_fusion_training.ipynb #cell-029
 def train_fusion(
     recipe:Recipe,
     data:RelitSequences,        # to train on
@@ -281,8 +295,8 @@ def train_fusion(
     report=lambda line: None,   # called with a line of text now and then
 )->TrainingRun: # where it stopped
     "Goes on where the folder's checkpoint left off, or begins."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    path = folder/'run.pt'
+    path = Path(folder)/'run.pt'
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = TrainingRun.load(path, device) if path.exists() else TrainingRun(recipe, device)
     if run.recipe != recipe:
         raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
@@ -293,19 +307,19 @@ def train_fusion(
         run.seconds += time.perf_counter() - began
         last = run.step == recipe.steps
         if run.step % validate_every == 0 or last:
-            scores = validate(run.averaged(), validation)
-            run.curve.append(dict(step=run.step, seconds=round(run.seconds),
-                                  loss=round(sum(losses)/len(losses), 5), **scores))
-            _log(folder/'log.jsonl', run.curve[-1]); losses = []
-            report(f'step {run.step}/{recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(
-                f"{name} {value['psnr']:.1f}/{value['psnr_after_gain']:.1f} dB"
-                for name, value in scores.items()))
+            report(_validated(run, validation, losses, path.with_name('log.jsonl')))
+            losses = []
         if run.step % every == 0 or last: run.save(path)
-        if run.step == recipe.cools_at: run.save(folder/'warm.pt')
+        if run.step == recipe.cools_at: run.save(path.with_name('warm.pt'))
     run.save(path)
     return run
 
-# %% ../nbs/43_fusion_training.ipynb #cell-027
-def _log(path:Path, record:dict):
-    "One line of JSON at the end of the file."
-    with open(path, 'a') as file: file.write(json.dumps(record) + '\n')
+# %% ../nbs/43_fusion_training.ipynb #cell-030
+def _validated(run:TrainingRun, validation:RelitSequences, losses:list, log:Path)->str:
+    "Validates the moving average; the scores go to the curve and the log, and a line says them."
+    scores, loss = validate(run.averaged(), validation), sum(losses)/len(losses)
+    run.curve.append(dict(step=run.step, seconds=round(run.seconds), loss=round(loss, 5), **scores))
+    with open(log, 'a') as file: file.write(json.dumps(run.curve[-1]) + '\n')
+    parts = [f"{name} {of['psnr']:.1f}/{of['psnr_after_gain']:.1f} dB"
+             for name, of in scores.items()]
+    return f'step {run.step}/{run.recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(parts)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FADE', 'FILLS', 'GREY', 'STRIP', 'Restored', 'as_array', 'load_frames', 'fading', 'plan_frames', 'restored_strip',
-           'restored_strips', 'load_restorer', 'check_options', 'strangers', 'default_float32', 'restore', 'joined']
+           'restored_strips', 'load_restorer', 'check_options', 'frame_number', 'strangers', 'default_float32',
+           'restore', 'joined']
 
 # %% ../nbs/60_restore.ipynb #cell-002
-import copy, warnings
+import copy, math, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from .composition import Layers, compose
 from .model_families import SMALLEST
-from .fusion import Plan, blend, working_size
+from .fusion import LowResEstimate, blend_frames, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other
 from .photographs import find_photographs, printable, read_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
@@ -30,7 +31,7 @@ from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 @dataclass
 class Restored(Layers):
     "The layers of one sequence of photographs, and how far they can be believed."
-    # (1,1,H,W) in [0,1]; 0 where no frame shows the picture
+    # (1,1,H,W) in [0,1]: 1/e at an expected error of `TOLERANCE`; 0 where nothing is shown
     confidence:Tensor|None=None
     frames:Tensor|None=None                  # (1,3,T,H,W) in [0,1], as they were used
     names:list=field(default_factory=list)   # T, of the frames
@@ -48,6 +49,11 @@ class Restored(Layers):
     def hidden(self)->float: # share of the picture
         "How much of the picture no frame shows."
         return float((self.confidence == 0).float().mean())
+
+    @property
+    def unsure(self)->float: # share of the picture
+        "How much some frame shows, with an expected error above `TOLERANCE`."
+        return float(((self.confidence > 0) & (self.confidence < math.exp(-1))).float().mean())
 
     @property
     def coverage(self)->list: # T shares
@@ -165,16 +171,18 @@ def plan_frames(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
     side:int|None=None,       # working size; default: that of the model
-)->Plan:
+    like:int|None=None,       # frame whose level and tint the source takes; None: estimated
+)->LowResEstimate:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
     small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
     small = small.to(device)
-    plan = model.plan(small, side)
+    plan = model.estimate_lowres(small, side, like)
     if photographs.seen is None: return plan
-    plan.reading.weight = plan.reading.weight + fading(share).to(device)
-    views = plan.small[2]
-    return replace(plan, small=(*blend(small, plan.reading, views, model.habits), views))
+    plan.maps.weight = plan.maps.weight + fading(share).to(device)
+    views = plan.blended[2]
+    blended = blend_frames(small, plan.maps, views, model.exposure_penalty)
+    return replace(plan, blended=(*blended, views))
 
 # %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
@@ -187,7 +195,7 @@ STRIP = 200_000
 def restored_strip(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     top:int=0,                # first row
     rows:int|None=None,       # how many; None: all
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
@@ -201,11 +209,11 @@ def restored_strip(
     lit = layers or bool((x.amin((1, 2)) > .99).any())
     found = _fullres(model, x, seen if photographs.seen is not None else None, plan,
                      photographs.size, top, lit)
-    mask, sure, alpha = found.occlusion_mask, found.confidence, found.alpha
+    mask, alpha = found.occlusion_mask, found.alpha
     occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
     cut = cut if threshold is None else threshold
-    sure = sure.where(sure > 1 - cut, 0)
+    sure = found.confidence.clamp(min=1/255).where(found.visible > 1 - cut, 0)
     if threshold is not None: mask = (mask >= threshold).float()
     source = found.source if fill == 'model' else found.source.where(sure > 0, GREY)
     light = found.light.clamp(0, 1) if lit else None
@@ -213,12 +221,13 @@ def restored_strip(
                     photographs.names, photographs.matches, cut)
 
 # %% ../nbs/60_restore.ipynb #cell-022
-def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple, top:int, lit:bool):
+def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, size:tuple,
+             top:int, lit:bool):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
-    device = plan.reading.mask.device
+    device = plan.maps.mask.device
     with torch.inference_mode():
-        found = model.carry_out(x.to(device), plan, size, (top, 0),
-                                None if seen is None else seen.to(device), lit)
+        found = model.apply_fullres(x.to(device), plan, size, (top, 0),
+                                    None if seen is None else seen.to(device), lit)
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
         return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
                                  if isinstance(y, Tensor)})
@@ -227,7 +236,7 @@ def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple,
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     rows:int|None=None,       # of a strip; None: as many as fit
     progress:bool=False,      # a bar on stderr, where that is a terminal
     **options                 # of `restored_strip`
@@ -253,7 +262,7 @@ def load_restorer(
             weights or 'fusion') if weights is None or weights in SHIPPED else Path(weights)
         facts = weights_facts(path)
         model = load_decomposer(path, device).float()
-    if not hasattr(model, 'carry_out'):
+    if not hasattr(model, 'apply_fullres'):
         raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored '
                          f'by models of the family Fusion')
     return model, facts
@@ -272,6 +281,21 @@ def check_options(
     if fill not in FILLS: raise ValueError(f'fill must be one of {FILLS}; got {fill!r}')
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
+
+def frame_number(
+    names:list,             # T, of the frames that are left
+    like:int|str|None=None, # a number from 0, a file's name with or without its folder; or None
+)->int|None: # from 0
+    "Which frame is meant."
+    if like is None: return None
+    if isinstance(like, int) and 0 <= like < len(names): return like
+    found = [i for i, name in enumerate(names) if str(like) in (name, Path(name).stem)]
+    found = found or [i for i, name in enumerate(names) if Path(str(like)).name == name]
+    if len(found) == 1: return found[0]
+    what = 'is the name of several' if found else 'is none'
+    raise ValueError(f'{printable(str(like))} {what} of the {len(names)} frames that are restored: '
+                     f'{", ".join(printable(name) for name in names[:12])}'
+                     + (' …' if len(names) > 12 else ''))
 
 def strangers(
     photographs:Photographs
@@ -307,6 +331,7 @@ def restore(
     side:int|None=None,                   # working size; default: that of the model
     rows:int|None=None,                   # of a strip; None: as many as fit
     device:str='cpu',                     # where the model runs
+    like:int|str|None=None,       # number or name of the frame whose light the source takes
 )->Restored:
     "The picture behind some photographs, and what lies on each of them."
     check_options(fill, threshold, side, rows)
@@ -314,7 +339,7 @@ def restore(
     photographs = load_frames(frames, align, reference, names)
     if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
     with default_float32():
-        plan = plan_frames(model, photographs, side)
+        plan = plan_frames(model, photographs, side, frame_number(photographs.names, like))
         strips = list(restored_strips(model, photographs, plan, rows, progress, fill=fill,
                                       threshold=threshold, cut=facts.get('threshold', .5)))
     found = joined(strips)

@@ -17,12 +17,12 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers, composite, underlying
-from .fusion import resized
+from .fusion import resize_frames
 from .openraster import png_bytes, write_openraster
 from .photographs import find_photographs, printable, read_photograph
 from .benchmark_files import benchmark_folder
-from .restore import Restored, joined, load_frames, load_restorer, plan_frames, restored_strips
-from .restore import strangers
+from .restore import Restored, frame_number, joined, load_frames, load_restorer, plan_frames
+from .restore import restored_strips, strangers
 from .restore_command import PER_FRAME, safe_stems
 from .sequences import SUFFIXES
 
@@ -95,8 +95,8 @@ def reduced(
     scale = side/max(x.shape[-2:])
     if scale >= 1: return x
     size = [max(1, round(n*scale)) for n in x.shape[-2:]]
-    if x.ndim == 5: return resized(x, size).clamp(min=0)
-    return resized(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
+    if x.ndim == 5: return resize_frames(x, size).clamp(min=0)
+    return resize_frames(x.unsqueeze(2), size).squeeze(2).clamp(min=0)
 
 # %% ../nbs/62_restore_app.ipynb #cell-015
 class Choice:
@@ -161,6 +161,8 @@ def _inputs(choices:dict)->dict: # name -> widget
                                   layout=dict(width='200px'),
                                   tooltip='10 MB at once, which is all that Jupyter passes on; for '
                                           'larger ones: restore_app(folder)'),
+        like=widgets.Dropdown(options=['estimated'], description='light as in',
+                              layout=dict(width='260px')),
         align=widgets.Checkbox(False, description='hand-held: align them', indent=False,
                                layout=dict(width='180px')),
         run=widgets.Button(description='Restore', icon='magic', button_style='primary',
@@ -220,7 +222,7 @@ def layout(self:RestoreApp):
     at = self.at
     def title(text): return widgets.HTML(f'<b style="font-size:13px">{text}</b>',
                                          layout=dict(margin='8px 0 0 0'))
-    above = widgets.HBox([at['choice'], at['upload'], at['align'], at['run']],
+    above = widgets.HBox([at['choice'], at['upload'], at['align'], at['like'], at['run']],
                          layout=dict(flex_flow='row wrap', grid_gap='6px', align_items='center'))
     self.sliders = widgets.VBox([title('Compare'), at['split'], at['mask'], at['unseen'],
                                  title('Light it again'), at['shadow'], at['light'],
@@ -257,6 +259,8 @@ def choose(self:RestoreApp, _=None):
         self.say(f'{len(self.shots)} photographs. Press Restore.' if self.shots
                  else 'Press Restore.')
     self.at['run'].disabled = bool(choice.paths) and not self.shots
+    names = choice.names or [str(i + 1) for i in range(len(self.shots))]
+    self.at['like'].options = ['estimated', *names]
     self.show_frames()
 
 @patch
@@ -321,8 +325,10 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
     model, facts = load_restorer()
     photographs = load_frames(choice.given, align, names=choice.names, tick=tick)
     self.advance(.25, 'Looking for lamps, shadows and things in the way')
-    plan, H, self.doubt = plan_frames(
-        model, photographs), photographs.size[0], strangers(photographs)
+    chosen = self.at['like'].value
+    like = None if chosen == 'estimated' else frame_number(photographs.names, chosen)
+    plan, H = plan_frames(model, photographs, like=like), photographs.size[0]
+    self.doubt = strangers(photographs)
     for strip in restored_strips(model, photographs, plan, rows=-(-H//8),
                                  cut=facts.get('threshold', .5)):
         strips.append(strip)
@@ -364,6 +370,7 @@ def report(self:RestoreApp)->str:
     if found.hidden:
         said += (f' {100*found.hidden:.2g} % of the picture is shown by no frame; '
                  'there it is a guess.')
+    if found.unsure > 1e-3: said += f' {100*found.unsure:.2g} % is uncertain.'
     return said
 
 # %% ../nbs/62_restore_app.ipynb #cell-032

@@ -127,6 +127,7 @@ def write_restoration(
     ora:bool=False,            # and all of them in one OpenRaster file
     device:str='cpu',
     progress:bool=False,
+    like:str|None=None,        # photograph whose level and tint of light the source takes
 )->dict: # what `layers.json` holds
     "Restores photographs into files."
     from htcv.restore import load_frames
@@ -136,7 +137,7 @@ def write_restoration(
     step = Progress(len(given)*(1 + align), 'reading', progress)
     photographs = load_frames(given, align, reference, folder=work, tick=step)
     step.close()
-    settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align)
+    settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align, like=like)
     record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {},
                             progress)
     del photographs
@@ -147,12 +148,12 @@ def write_restoration(
 def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped,
                    progress)->dict:
     "Strips to files, and what is to be told about them."
-    from htcv.restore import plan_frames, restored_strips, strangers
+    from htcv.restore import frame_number, plan_frames, restored_strips, strangers
     from htcv import restored_files as files
     step = Progress(photographs.size[0], 'restoring', progress)
     chosen = dict(fill=settings['fill'], threshold=settings['threshold'],
                   cut=facts.get('threshold', .5))
-    plan = plan_frames(model, photographs)
+    plan = plan_frames(model, photographs, like=frame_number(photographs.names, settings['like']))
     with files.StripWriter(draft, photographs, layers or ora, settings['fill']) as writer:
         for strip in restored_strips(model, photographs, plan, layers=writer.layers, **chosen):
             writer.add(strip); step(strip.source.shape[-2])
@@ -164,7 +165,8 @@ def _restore_files(draft, photographs, model, facts, settings, layers, ora, skip
     record = files.describe(photographs, writer, skipped, facts, settings, strangers(photographs))
     if ora: files.write_ora(draft, photographs)
     for name in PER_FRAME if ora and not layers else (): shutil.rmtree(draft/name)
-    files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden']),
+    files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden'],
+                                         record['unsure']),
                      draft/'contact_sheet.png')
     files.write_record(draft, record)
     return record
@@ -308,6 +310,7 @@ EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
   htcv_restore a.jpg b.jpg c.jpg --out restored --ora   and one layered file for GIMP or Krita
+  htcv_restore shots --out restored --like 3.jpg        as bright and as warm as 3.jpg is
   htcv_restore shots --out restored --no-layers --fill none
   htcv_restore album --each --out restored --jobs 2     every folder below album, each one once
 
@@ -325,6 +328,9 @@ OPTIONS = {
                          'dropped, by name'),
     '--reference': dict(metavar='NAME',
                         help='the photograph that the others are laid on (default: the best)'),
+    '--like': dict(metavar='NAME',
+                   help='the source takes the level and tint of the light in this photograph '
+                        '(default: the light is estimated)'),
     '--weights': dict(metavar='FILE',
                       help='a safetensors file, as save_decomposer writes it, or `fusion` or '
                            '`fusion-small` (default: fusion)'),
@@ -404,7 +410,9 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
     _tell(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by "
           f"none of them: "
           f"{_percent(record['hidden'])} of the picture"
-          + (f': {guess}' if record['hidden'] else ''))
+          + (f': {guess}' if record['hidden'] else '')
+          + (f'; uncertain: {_percent(record["unsure"])} (dark in confidence.png)'
+             if record['unsure'] > 1e-3 else ''))
     _say(f'look at {printable(options.out)}/contact_sheet.png; it took '
          f'{_duration(time.monotonic() - began)}')
     return 0
@@ -458,8 +466,8 @@ def htcv_restore(
         options = _checked(_parser(), arguments)
         with signals_interrupt():
             rest = {name: getattr(options, name)
-                    for name in ('align', 'reference', 'weights', 'fill', 'threshold', 'layers',
-                                 'ora')}
+                    for name in ('align', 'reference', 'like', 'weights', 'fill', 'threshold',
+                                 'layers', 'ora')}
             rest['device'] = _check_device(options.device) if options.device else _best_device()
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,

@@ -116,7 +116,7 @@ class StripWriter:
         self.layers, self.fill, self.grey, self.n_frames = layers, fill, photographs.grey, len(
             photographs)
         self.source_bits = 16 if photographs.pixels.dtype == np.uint16 else 8
-        self.area = self.hidden = self.rows = 0
+        self.area = self.hidden = self.unsure = self.rows = 0
         self.coverage, self.errors = np.zeros(self.n_frames), np.zeros(self.n_frames)
         self.unseen, self.burnt, self.cells = np.zeros(
             (6, 12)), np.zeros((6, 12)), np.zeros((6, 12))
@@ -184,6 +184,7 @@ def add(self:StripWriter, strip): # the next rows, a `Restored`
     area = strip.source.shape[-2]*strip.source.shape[-1]
     self.area += area
     self.hidden += area*strip.hidden
+    self.unsure += area*strip.unsure
     self.coverage += area*np.array(strip.coverage)
     if self.layers: self.errors += area*np.array(strip.errors)
     if self.task: self.task.result() # of the strip before
@@ -258,6 +259,7 @@ def contact_sheet(
     small:dict,  # source, confidence (C,h,w); frames, perhaps `PER_FRAME`: lists of (C,h,w)
     names:list,  # T
     hidden:float=0., # share of the picture that no frame shows
+    unsure:float=0., # share that some frame shows, but with a large expected error
 )->plt.Figure:
     "The result on one page."
     T = len(names)
@@ -269,7 +271,8 @@ def contact_sheet(
     big, table = figure.add_gridspec(2, 1, height_ratios=[columns/3*ratio*1.1, len(rows)*ratio*1.1],
                                      hspace=.5/len(rows), left=.06, right=1, top=.97, bottom=0)
     big = big.subgridspec(1, 3, wspace=.03)
-    share = f'confidence: {100*hidden:.3g}% shown by no frame' if hidden else 'confidence'
+    shares = {'in no frame': hidden, 'uncertain': unsure if unsure > 1e-3 else 0}
+    share = 'confidence' + ''.join(f', {100*x:.2g}% {what}' for what, x in shares.items() if x)
     for j, (picture, title) in enumerate([(small['frames'][shown[len(shown)//2]],
                                            _title(names[shown[len(shown)//2]], 40)),
                                            (small['source'], 'source'),
@@ -351,7 +354,8 @@ def describe(
     return dict(format='htcv.restored.1', versions=versions(), weights=weights, height=H, width=W,
                 order=list(names), strangers=strangers, composition='shadow_first',
                 settings=settings,
-                hidden=writer.hidden/writer.area, advice=writer.advice(),
+                hidden=writer.hidden/writer.area, unsure=writer.unsure/writer.area,
+                advice=writer.advice(),
                 unseen_map=writer.small_map(),
                 notes=list(photographs.notes), frames=frames, alignment=matches, left_out=skipped)
 

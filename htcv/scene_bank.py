@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .composition import Layers, canonical_layers, share_common
@@ -193,8 +194,8 @@ def sample_images(
     return torch.cat(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-025
-SHARES = dict(changing=.42, constant=.12, auto_exposure=.06, shadow_only=.07, light_only=.07,
-              bracket=.06, smooth=.20)
+SHARES = dict(changing=.50, constant=.08, auto_exposure=.04, shadow_only=.08, light_only=.12,
+              bracket=.05, smooth=.13)
 
 @dataclass
 class SequenceKind:
@@ -354,13 +355,15 @@ class RelitSequences:
                                    for name, bank in self.banks.items()}, torch.cat(shrunk)
         return self._smaller[side]
 
-    def to(self, device)->'RelitSequences':
-        "The same with banks and images on another device: batches are then made there."
-        self.banks = {name: bank.map(lambda x: x.to(device)) for name, bank in self.banks.items()}
-        self.images, self._smaller = self.images.to(device), {}
-        return self
-
 # %% ../nbs/42_scene_bank.ipynb #cell-040
+@patch
+def to(self:RelitSequences, device)->RelitSequences:
+    "The same with banks and images on another device: batches are then made there."
+    self.banks = {name: bank.map(lambda x: x.to(device)) for name, bank in self.banks.items()}
+    self.images, self._smaller = self.images.to(device), {}
+    return self
+
+# %% ../nbs/42_scene_bank.ipynb #cell-041
 def draw_batch(
     data:RelitSequences,
     number:int,         # of the batch: one number, one batch
@@ -390,7 +393,7 @@ def draw_batch(
     return dict(frames=frames, clean=clean, camera=told, kind=[kind.name for kind in kinds]) | {
         f.name: getattr(layers, f.name) for f in fields(layers)}
 
-# %% ../nbs/42_scene_bank.ipynb #cell-041
+# %% ../nbs/42_scene_bank.ipynb #cell-042
 def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:bool)->SceneBank:
     "The frames of one sequence, as its kind says; floats."
     T, device = len(kind.present), bank.level.device
@@ -412,7 +415,7 @@ def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:b
                                     for f in ('bare', 'unoccluded', 'gloss_bare', 'gloss')})
     return _turned(scenes, dice) if augment else scenes
 
-# %% ../nbs/42_scene_bank.ipynb #cell-042
+# %% ../nbs/42_scene_bank.ipynb #cell-043
 def _more_lamps(scenes:SceneBank, bank:SceneBank, dice:Dice)->SceneBank:
     "The light of other scenes on top, in some frames."
     T, device = len(scenes), bank.level.device
@@ -440,7 +443,7 @@ def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
                    objects=objects,
                    level=torch.ones_like(scenes.level))
 
-# %% ../nbs/42_scene_bank.ipynb #cell-043
+# %% ../nbs/42_scene_bank.ipynb #cell-044
 def _turned(scenes:SceneBank, dice:Dice)->SceneBank:
     "One turn and flip for the scene, lamps of exchanged colours, more or less varnish."
     flip, turns, order = bool(
@@ -466,7 +469,7 @@ def _paint_of(images:Tensor, n:int, dice:Dice, augment:bool)->Tensor:
         parts.append((low + (high - low)*one).clamp(0, 1)**float(dice.log_uniform(.75, 1.35, 1)))
     return torch.stack(parts)
 
-# %% ../nbs/42_scene_bank.ipynb #cell-044
+# %% ../nbs/42_scene_bank.ipynb #cell-045
 def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
     "Factors (B,3,T): one for each frame where the light changes, else one; tints may drift."
     level = torch.stack([one.level for one in scenes]).cpu()

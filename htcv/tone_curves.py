@@ -81,7 +81,7 @@ def expose_planes(
     less=0.,       # (B,C,T,H,W) or 0: light to take off first
     more=0.,       # (B,C,T,H,W) or 0: light to add at the end
 )->Tensor: # (B,C,T,H,W) stored values in [0,1]
-    "`htcv.fusion.expose`, on a processor, in float32, without gradients."
+    "`htcv.fusion.change_exposure`, on a processor, in float32, without gradients."
     result = np.empty(stops.shape, np.float32)
     values, exposure = _planes(stored), _planes(stops)
     less, more = (_planes(x) if isinstance(x, Tensor) else None for x in (less, more))

@@ -377,7 +377,7 @@ def _parser()->argparse.ArgumentParser:
         help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
     add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
     add('--set', action='append', default=[], metavar='FIELD=VALUE',
-        help='a field of the network that differs, e.g. --set look_again=false: for ablations')
+        help='a field of the network that differs, e.g. --set second_pass=false: for ablations')
     return _stage_options(parser)
 
 # %% ../nbs/44_train_command.ipynb #cell-029
@@ -414,7 +414,7 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
 
 # %% ../nbs/44_train_command.ipynb #cell-030
 def _changes(items:list)->dict: # field -> value
-    "`look_again=false` as a field and its value, as JSON reads it."
+    "`second_pass=false` as a field and its value, as JSON reads it."
     changes = {}
     for item in items:
         name, sign, value = item.partition('=')

@@ -62,7 +62,10 @@ def _read_config(metadata:dict, path:Path):
                          f'{", ".join(HOMES)}')
     try: return configure(CONFIGS[family](), json.loads(metadata['config']))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path} holds no usable configuration: {error}') from error
+        commit = f' (at commit {metadata["commit"]})' if metadata.get('commit') else ''
+        raise ValueError(f'{path} holds no usable configuration: {error}. A file that another '
+                         f'version of htcv wrote{commit} is loaded by that version, or trained '
+                         f'again by htcv_train') from error
 
 # %% ../nbs/04_weights.ipynb #cell-007
 SHIPPED = FAMILY_PRESETS['FusionConfig'] # presets whose weights come with the package
