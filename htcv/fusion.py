@@ -309,7 +309,7 @@ def remove_common_light(self:Fusion,
 # %% ../nbs/41_fusion.ipynb #cell-032
 # (B,3,h,w), (B,1,h,w) -> (B,3,p,q)
 def _smooth_light_of(stops:Tensor, shown:Tensor, size:tuple)->Tensor:
-    "One frame's light where it shows the picture, and a mean of the surroundings where it does not."
+    "One frame's light where it shows the picture, and a mean of the surroundings elsewhere."
     light, weight = stops*shown, shown
     smooth = 0
     # coarser and coarser, less and less

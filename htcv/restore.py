@@ -282,6 +282,7 @@ def check_options(
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
+# %% ../nbs/60_restore.ipynb #cell-026
 def frame_number(
     names:list,             # T, of the frames that are left
     like:int|str|None=None, # a number from 0, a file's name with or without its folder; or None
@@ -297,6 +298,7 @@ def frame_number(
                      f'{", ".join(printable(name) for name in names[:12])}'
                      + (' …' if len(names) > 12 else ''))
 
+# %% ../nbs/60_restore.ipynb #cell-027
 def strangers(
     photographs:Photographs
 )->str: # what is to be said about them, or nothing
@@ -308,7 +310,7 @@ def strangers(
     return (f'{", ".join(strange)} hardly resemble the others: another picture, almost black, '
             'or hand-held and to be aligned')
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-028
 @contextmanager
 def default_float32()->Iterator[None]:
     "Within the block new tensors are float32, whatever somebody has set."
@@ -317,7 +319,7 @@ def default_float32()->Iterator[None]:
     try: yield
     finally: torch.set_default_dtype(before)
 
-# %% ../nbs/60_restore.ipynb #cell-027
+# %% ../nbs/60_restore.ipynb #cell-029
 def restore(
     # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     frames,
@@ -349,7 +351,7 @@ def restore(
                                    f'and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-028
+# %% ../nbs/60_restore.ipynb #cell-030
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

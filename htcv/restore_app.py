@@ -312,6 +312,7 @@ def advance(self:RestoreApp,
     self.at['progress'].value = min(share, 1.)
     self.say(f'{what} …')
 
+# %% ../nbs/62_restore_app.ipynb #cell-029
 @patch
 def restore(self:RestoreApp, choice:Choice)->Restored:
     "`htcv.restore.restore` in steps; the bar: a quarter reading, a quarter plan, half strips."
@@ -335,7 +336,7 @@ def restore(self:RestoreApp, choice:Choice)->Restored:
         self.advance(.5 + .5*len(strips)/8, 'Taking them off')
     return joined(strips)
 
-# %% ../nbs/62_restore_app.ipynb #cell-029
+# %% ../nbs/62_restore_app.ipynb #cell-030
 @patch
 def run(self:RestoreApp, _=None):
     "Restores the choice and shows it."
@@ -356,7 +357,7 @@ def take_in(self:RestoreApp):
     self.at['link'].value, self.sliders.layout.display = '', None
     self.show_frames()
 
-# %% ../nbs/62_restore_app.ipynb #cell-030
+# %% ../nbs/62_restore_app.ipynb #cell-031
 @patch
 def report(self:RestoreApp)->str:
     "What was done, in a sentence or three."
@@ -373,7 +374,7 @@ def report(self:RestoreApp)->str:
     if found.unsure > 1e-3: said += f' {100*found.unsure:.2g} % is uncertain.'
     return said
 
-# %% ../nbs/62_restore_app.ipynb #cell-032
+# %% ../nbs/62_restore_app.ipynb #cell-033
 def packed(
     restored:Restored
 )->bytes: # a zip: source, confidence, and a folder for each kind of layer
@@ -404,7 +405,7 @@ def download(self:RestoreApp, button):
                                  f'<b>Save restored.{kind}</b></a> ({len(content)/1e6:.1f} MB)')
     except Exception as error: self.at['link'].value = html.escape(str(error))
 
-# %% ../nbs/62_restore_app.ipynb #cell-033
+# %% ../nbs/62_restore_app.ipynb #cell-034
 def restore_app(
     frames=None # as `htcv.restore.restore` takes them; others can be uploaded, 10 MB at once
 ): # `VBox`; its attribute `app` is the `RestoreApp`
