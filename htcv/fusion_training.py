@@ -20,7 +20,7 @@ from .composition import Layers
 from .decomposer import configure, create_decomposer, preset_config
 from .evaluation import per_sequence, score_lighting, score_masks, score_source
 from .scene_bank import RelitSequences, draw_batch
-from .sampling import Dice
+from .sampling import ParameterSampler
 from .training import LAYERS
 
 # %% ../nbs/43_fusion_training.ipynb #cell-006
@@ -139,9 +139,9 @@ class Recipe:
 @patch
 def shape(self:Recipe, step:int)->tuple: # (B, T, side)
     "Sequences, frames and size of a step."
-    dice = Dice(('step', self.seed, step))
-    side = list(self.sizes)[int(dice.choice(list(self.sizes.values()), 1))]
-    T = 10 if dice.chance(.5, 1) else int(dice.log_uniform(1, 31, 1))
+    rng = ParameterSampler(('step', self.seed, step))
+    side = list(self.sizes)[int(rng.choice(list(self.sizes.values()), 1))]
+    T = 10 if rng.chance(.5, 1) else int(rng.log_uniform(1, 31, 1))
     return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
 
 @patch(as_prop=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .binary_mask_loss import binary_mask_loss, mask_stage, mask_target
 from .composition import ORDERS, underlying
-from .decomposer import Decomposer, create_decomposer, evidence
+from .decomposer import Decomposer, create_decomposer, residual_inputs
 from .evaluation import COUNTS, RATIOS, average_precision, best_threshold, mae, mask_counts
 from .light_shadow import PSEUDO_ORDER, finetuning_stage, pseudo_underlying
 from .plots import project_root
@@ -79,7 +79,7 @@ def frozen_answers(
     batch = {name: x.float() for name, x in tensors.items()}
     frames, source = batch['frames'], batch['source']
     levels = model.encoder(frames)
-    seen = model._read({name: model.parts[name](levels, evidence(frames, model.config.patch))
+    seen = model._read({name: model.parts[name](levels, residual_inputs(frames, model.config.patch))
                         for name in ('source', 'light_shadow')}, frames)
     pictures = dict(pseudo=pseudo_underlying(frames, source),
                     target=underlying(source, seen.shadow, seen.light, PSEUDO_ORDER),
@@ -164,7 +164,7 @@ def head_answer(
     frames = batch['frames']
     levels = [batch[name] for name in sorted(batch) if name.startswith('level')]
     with torch.autocast('cpu', torch.bfloat16, enabled=fast):
-        out = head(levels, evidence(frames, config.patch))
+        out = head(levels, residual_inputs(frames, config.patch))
     out = out.float()[..., :frames.shape[2], :frames.shape[3], :frames.shape[4]]
     start = frames.clamp(.01, .99).logit() if config.rgb_residual else 0
     return out[:, :1], (out[:, 1:] + start).sigmoid()

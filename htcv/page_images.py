@@ -67,7 +67,7 @@ class _Page:
     "A page being set: where to draw, with what, and how wide the column is."
     canvas:Image.Image
     draw:ImageDraw.ImageDraw
-    dice:np.random.Generator
+    rng:np.random.Generator
     size:int       # of the text, in pixels
     font:str       # of the text
     ink:tuple      # RGB
@@ -79,7 +79,7 @@ class _Page:
     seen:tuple     # top and bottom of the window that is kept
 
     def text(self, n:int)->list: # of n words
-        return [self.words[i] for i in self.dice.integers(len(self.words), size=n)]
+        return [self.words[i] for i in self.rng.integers(len(self.words), size=n)]
 
     def line(self, x:int, y:int, words:list, font, ink=None, justified=False):
         "One line of words, spread over the column if justified."
@@ -109,7 +109,7 @@ def _fill(page:_Page, font)->list: # words
 
 def _paragraph(page:_Page, x:int, y:int)->int: # height, pixels
     font, leading = _font(page.font, page.size), round(1.3*page.size)
-    lines = int(page.dice.integers(2, 9))
+    lines = int(page.rng.integers(2, 9))
     for n in range(lines):
         words = _fill(page, font)
         if n == lines - 1: words = words[:max(1, len(words)*2//3)]
@@ -117,16 +117,16 @@ def _paragraph(page:_Page, x:int, y:int)->int: # height, pixels
     return lines*leading + page.size//2
 
 def _heading(page:_Page, x:int, y:int)->int: # height, pixels
-    size = round(page.size*page.dice.choice([1.2, 1.5, 2]))
-    font = _font(page.bold[page.dice.integers(len(page.bold))], size)
-    ink = _colour(page.dice, 0, 150) if page.dice.random() < .3 else page.ink
+    size = round(page.size*page.rng.choice([1.2, 1.5, 2]))
+    font = _font(page.bold[page.rng.integers(len(page.bold))], size)
+    ink = _colour(page.rng, 0, 150) if page.rng.random() < .3 else page.ink
     page.line(x, y, _fill(page, font)[:5], font, ink)
     return round(1.6*size)
 
 # %% ../nbs/34_page_images.ipynb #cell-013
 def _bullets(page:_Page, x:int, y:int)->int: # height, pixels
     font, leading = _font(page.font, page.size), round(1.3*page.size)
-    n = int(page.dice.integers(2, 5))
+    n = int(page.rng.integers(2, 5))
     for i in range(n):
         page.draw.text((x, y + i*leading), '•' if page.font else '-', page.ink, font)
         page.line(x + page.size, y + i*leading, _fill(page, font)[:-1][:7], font)
@@ -134,17 +134,17 @@ def _bullets(page:_Page, x:int, y:int)->int: # height, pixels
 
 # %% ../nbs/34_page_images.ipynb #cell-014
 def _table(page:_Page, x:int, y:int)->int: # height, pixels
-    font, rows = _font(page.font, page.size), int(page.dice.integers(3, 7))
+    font, rows = _font(page.font, page.size), int(page.rng.integers(3, 7))
     columns = int(np.clip(page.width//(4*page.size), 2, 5))
     height, width = round(1.5*page.size), page.width//columns
     right, bottom = x + columns*width, y + rows*height
-    ruled, shaded = page.dice.random() < .5, page.dice.random() < .4
+    ruled, shaded = page.rng.random() < .5, page.rng.random() < .4
     for r in range(rows + 1):
         top = y + r*height
         if r == 0 and shaded: page.draw.rectangle((x, top, right, top + height), (218, 222, 230))
         if ruled or r in (0, 1, rows): page.draw.line((x, top, right, top), page.ink)
         for c in range(columns*(r < rows)):
-            cell = page.text(1)[0][:5] if r == 0 or c == 0 else f'{page.dice.random()*100:.1f}'
+            cell = page.text(1)[0][:5] if r == 0 or c == 0 else f'{page.rng.random()*100:.1f}'
             page.draw.text((x + c*width + 2, top + 1), cell, page.ink, font)
     for at in range(x, right + 1, width):
         if ruled: page.draw.line((at, y, at, bottom), page.ink)
@@ -152,7 +152,7 @@ def _table(page:_Page, x:int, y:int)->int: # height, pixels
 
 # %% ../nbs/34_page_images.ipynb #cell-015
 def _equation(page:_Page, x:int, y:int)->int: # height, pixels
-    mask = _formula(int(page.dice.integers(len(_FORMULAS))))
+    mask = _formula(int(page.rng.integers(len(_FORMULAS))))
     scale = min(2.2*page.size/mask.height, page.width/mask.width)
     shape = [max(1, round(extent*scale)) for extent in mask.size]
     mask = mask.resize(shape, Image.Resampling.BILINEAR)
@@ -160,78 +160,78 @@ def _equation(page:_Page, x:int, y:int)->int: # height, pixels
     return mask.height + page.size
 
 def _figure(page:_Page, x:int, y:int)->int: # height, pixels
-    font, height = _font(page.font, max(6, page.size - 2)), int(page.width*page.dice.uniform(.5, 1))
+    font, height = _font(page.font, max(6, page.size - 2)), int(page.width*page.rng.uniform(.5, 1))
     if page.pictures:
-        values = page.pictures[page.dice.integers(len(page.pictures))]
+        values = page.pictures[page.rng.integers(len(page.pictures))]
         picture = Image.fromarray(np.moveaxis(values, 0, 2))
-    else: picture = _chart(page.dice, 2*page.width, 2*height)
-    if page.dice.random() < .3: picture = picture.convert('L').convert('RGB')
+    else: picture = _chart(page.rng, 2*page.width, 2*height)
+    if page.rng.random() < .3: picture = picture.convert('L').convert('RGB')
     picture = picture.resize((page.width, height), Image.Resampling.BILINEAR)
     page.canvas.paste(picture, (x, y))
     page.line(x, y + height + 2, _fill(page, font), font)
     return height + round(2*page.size)
 
 # %% ../nbs/34_page_images.ipynb #cell-017
-def _colour(dice, low=0, high=256)->tuple: # RGB
-    return tuple(int(v) for v in dice.integers(low, high, 3))
+def _colour(rng, low=0, high=256)->tuple: # RGB
+    return tuple(int(v) for v in rng.integers(low, high, 3))
 
-def _chart(dice, width:int, height:int)->Image.Image:
+def _chart(rng, width:int, height:int)->Image.Image:
     "Bars, a curve or a pie in flat colours on white."
     image = Image.new('RGB', (width, height), 'white')
-    draw, kind, m = ImageDraw.Draw(image), dice.integers(3), max(4, min(width, height)//10)
+    draw, kind, m = ImageDraw.Draw(image), rng.integers(3), max(4, min(width, height)//10)
     if kind == 2:
-        ends = np.cumsum(dice.dirichlet(np.ones(5))*360)
+        ends = np.cumsum(rng.dirichlet(np.ones(5))*360)
         box = (m, m, m + min(width, height) - 2*m, min(width, height) - m)
-        for start, end in zip([0, *ends], ends): draw.pieslice(box, start, end, _colour(dice))
+        for start, end in zip([0, *ends], ends): draw.pieslice(box, start, end, _colour(rng))
         return image
-    n = int(dice.integers(4, 12))
-    x, y = np.linspace(m, width - m, n + 1), (height - m) - dice.random((2, n + 1))*(height - 2*m)
+    n = int(rng.integers(4, 12))
+    x, y = np.linspace(m, width - m, n + 1), (height - m) - rng.random((2, n + 1))*(height - 2*m)
     for i in range(n*(kind == 0)):
         box = (x[i], y[0, i], max(x[i], x[i + 1] - 2), height - m)
-        draw.rectangle(box, _colour(dice, 0, 220))
+        draw.rectangle(box, _colour(rng, 0, 220))
     for line in y[:2*(kind == 1)]:
-        draw.line([*zip(x, line)], _colour(dice, 0, 200), max(1, m//6))
+        draw.line([*zip(x, line)], _colour(rng, 0, 200), max(1, m//6))
     draw.line((m, m, m, height - m, width - m, height - m), (40, 40, 40), max(1, m//10))
     return image
 
 # %% ../nbs/34_page_images.ipynb #cell-018
 _BLOCKS = {_paragraph: .6, _heading: .1, _bullets: .08, _table: .08, _equation: .06, _figure: .08}
 
-def _paper(dice)->tuple: # RGB
+def _paper(rng)->tuple: # RGB
     "White, nearly white, or (one page in five) coloured paper."
-    white = 255 if dice.random() < .5 else int(dice.integers(236, 256))
-    return (white,)*3 if dice.random() < .8 else _colour(dice, 205, 256)
+    white = 255 if rng.random() < .5 else int(rng.integers(236, 256))
+    return (white,)*3 if rng.random() < .8 else _colour(rng, 205, 256)
 
-def _draw_page(dice, height:int, width:int, pictures)->Image.Image:
+def _draw_page(rng, height:int, width:int, pictures)->Image.Image:
     "A window of a printed page."
     large = (round(1.5*width), round(1.5*height))
-    canvas = Image.new('RGB', large, _paper(dice))
-    size = int(np.exp(dice.uniform(np.log(6), np.log(max(8, min(height, width)/7)))))
-    columns = int(min(dice.choice([1, 1, 2, 3]), max(1, large[0]//(13*size))))
-    margin, gutter = int(dice.uniform(.02, .1)*large[0]), size
+    canvas = Image.new('RGB', large, _paper(rng))
+    size = int(np.exp(rng.uniform(np.log(6), np.log(max(8, min(height, width)/7)))))
+    columns = int(min(rng.choice([1, 1, 2, 3]), max(1, large[0]//(13*size))))
+    margin, gutter = int(rng.uniform(.02, .1)*large[0]), size
     wide = (large[0] - 2*margin - (columns - 1)*gutter)//columns
-    script = dice.choice(3, p=[.84, .08, .08])
+    script = rng.choice(3, p=[.84, .08, .08])
     fonts = [font for font in _FONTS if font or script == 0]  # Aileron is Latin only
-    left, top = (int(dice.integers(spare + 1)) for spare in (large[0] - width, large[1] - height))
-    ink = _colour(dice, 0, 60 if dice.random() < .8 else 130)
-    page = _Page(canvas, ImageDraw.Draw(canvas), dice, size, fonts[dice.integers(len(fonts))], ink,
+    left, top = (int(rng.integers(spare + 1)) for spare in (large[0] - width, large[1] - height))
+    ink = _colour(rng, 0, 60 if rng.random() < .8 else 130)
+    page = _Page(canvas, ImageDraw.Draw(canvas), rng, size, fonts[rng.integers(len(fonts))], ink,
                  _words(script),
-                 _BOLD[:3 + (script == 0)], wide, dice.random() < .5, pictures, (top, top + height))
+                 _BOLD[:3 + (script == 0)], wide, rng.random() < .5, pictures, (top, top + height))
     kinds, weights = list(_BLOCKS), np.array([*_BLOCKS.values()])
     for column in range(columns):
-        y = margin if dice.random() < .8 else -int(dice.uniform(0, 3)*size)
+        y = margin if rng.random() < .8 else -int(rng.uniform(0, 3)*size)
         while y < min(large[1] - margin, top + height):
-            y += kinds[dice.choice(len(kinds), p=weights)](page, margin + column*(wide + gutter), y)
+            y += kinds[rng.choice(len(kinds), p=weights)](page, margin + column*(wide + gutter), y)
     return canvas.crop((left, top, left + width, top + height))
 
 # %% ../nbs/34_page_images.ipynb #cell-019
 def _generated(draw, n:int, size, seed, *more)->Tensor: # (n,3,H,W) uint8
-    "`n` images that `draw(dice, height, width, …)` makes, each from its own seed."
+    "`n` images that `draw(rng, height, width, …)` makes, each from its own seed."
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 8: raise ValueError(f'size must be at least 8 pixels; got {size}')
     if n < 1: return torch.zeros(0, 3, height, width, dtype=torch.uint8)
-    dice = [np.random.default_rng((zlib.crc32(repr(seed).encode()), i)) for i in range(n)]
-    images = np.stack([np.asarray(draw(one, height, width, *more)) for one in dice])
+    rng = [np.random.default_rng((zlib.crc32(repr(seed).encode()), i)) for i in range(n)]
+    images = np.stack([np.asarray(draw(one, height, width, *more)) for one in rng])
     return torch.from_numpy(images).movedim(-1, 1).contiguous()
 
 def page_images(
@@ -249,40 +249,40 @@ def page_images(
     return _generated(_draw_page, n, size, seed, pictures)
 
 # %% ../nbs/34_page_images.ipynb #cell-021
-def _gradient(dice, height:int, width:int)->Image.Image:
+def _gradient(rng, height:int, width:int)->Image.Image:
     "A linear gradient between two colours, in any direction."
-    angle, y, x = dice.uniform(0, 2*np.pi), *np.mgrid[:height, :width]
+    angle, y, x = rng.uniform(0, 2*np.pi), *np.mgrid[:height, :width]
     ramp = np.cos(angle)*x/width + np.sin(angle)*y/height
     ramp = (ramp - ramp.min())/max(1e-6, np.ptp(ramp))
-    first, second = dice.integers(0, 256, (2, 1, 1, 3))
+    first, second = rng.integers(0, 256, (2, 1, 1, 3))
     return Image.fromarray((first + ramp[..., None]*(second - first)).astype(np.uint8))
 
-def _shape(draw, dice, height:int, width:int):
+def _shape(draw, rng, height:int, width:int):
     "A rectangle, an ellipse, a triangle or a stroke of one colour."
-    x, y, w, h = dice.uniform(-.2, 1, 2).tolist() + dice.uniform(.1, .7, 2).tolist()
-    box, colour = (x*width, y*height, (x + w)*width, (y + h)*height), _colour(dice)
-    shape, corners = dice.integers(4), dice.uniform(-.1, 1.1, (3, 2))*(width, height)
+    x, y, w, h = rng.uniform(-.2, 1, 2).tolist() + rng.uniform(.1, .7, 2).tolist()
+    box, colour = (x*width, y*height, (x + w)*width, (y + h)*height), _colour(rng)
+    shape, corners = rng.integers(4), rng.uniform(-.1, 1.1, (3, 2))*(width, height)
     if shape == 0: draw.rectangle(box, colour)
     elif shape == 1: draw.ellipse(box, colour)
     elif shape == 2: draw.polygon([tuple(corner) for corner in corners], colour)
-    else: draw.line(box, colour, max(1, int(min(height, width)*dice.uniform(.01, .08))))
+    else: draw.line(box, colour, max(1, int(min(height, width)*rng.uniform(.01, .08))))
 
 # %% ../nbs/34_page_images.ipynb #cell-022
-def _draw_poster(dice, height:int, width:int)->Image.Image:
+def _draw_poster(rng, height:int, width:int)->Image.Image:
     "Flat shapes and large letters on a colour or a gradient; a chart now and then."
-    if dice.random() < .6: image = _gradient(dice, height, width)
-    else: image = Image.new('RGB', (width, height), _colour(dice))
+    if rng.random() < .6: image = _gradient(rng, height, width)
+    else: image = Image.new('RGB', (width, height), _colour(rng))
     draw, small = ImageDraw.Draw(image), min(height, width)
-    for _ in range(dice.integers(0, 7)): _shape(draw, dice, height, width)
-    if dice.random() < .3:
-        chart = _chart(dice, max(8, int(.6*width)), max(8, int(.6*height)))
-        image.paste(chart, (int(dice.uniform(0, .4)*width), int(dice.uniform(0, .4)*height)))
-    for _ in range(dice.integers(1, 5)):
-        font = _font(_BOLD[dice.integers(len(_BOLD))], max(6, int(small*dice.uniform(.06, .4))))
-        text = _words(0)[dice.integers(500)]
-        text = text.upper() if dice.random() < .5 else text
-        at = dice.uniform(-.1, .6)*width, dice.uniform(-.05, .8)*height
-        draw.text(at, text, _colour(dice), font)
+    for _ in range(rng.integers(0, 7)): _shape(draw, rng, height, width)
+    if rng.random() < .3:
+        chart = _chart(rng, max(8, int(.6*width)), max(8, int(.6*height)))
+        image.paste(chart, (int(rng.uniform(0, .4)*width), int(rng.uniform(0, .4)*height)))
+    for _ in range(rng.integers(1, 5)):
+        font = _font(_BOLD[rng.integers(len(_BOLD))], max(6, int(small*rng.uniform(.06, .4))))
+        text = _words(0)[rng.integers(500)]
+        text = text.upper() if rng.random() < .5 else text
+        at = rng.uniform(-.1, .6)*width, rng.uniform(-.05, .8)*height
+        draw.text(at, text, _colour(rng), font)
     return image
 
 # %% ../nbs/34_page_images.ipynb #cell-023

@@ -222,13 +222,13 @@ def pdf_pages(
     "Some pages of a PDF file; two of three are cut to a square window of half the page's height."
     document = _pdf_renderer().PdfDocument(data)
     for number in range(len(document)):
-        dice = zlib.crc32(f'{name} {number}'.encode())
-        if dice % 100 >= share: continue
+        rng = zlib.crc32(f'{name} {number}'.encode())
+        if rng % 100 >= share: continue
         page = document[number]
         image = page.render(scale=side/max(page.get_size())).to_pil().convert('RGB')
-        if dice % 3:
+        if rng % 3:
             window = min(image.size + (side//2,))
-            left, top = (dice//3 % max(1, extent - window) for extent in image.size)
+            left, top = (rng//3 % max(1, extent - window) for extent in image.size)
             image = image.crop((left, top, left + window, top + window))
         yield f'{name}-page{number}', image
 

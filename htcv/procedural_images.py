@@ -15,22 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .images import read_image
-from .sampling import Dice, as_map, pixel_grid
+from .sampling import ParameterSampler, as_map, pixel_grid
 
 # %% ../nbs/02_procedural_images.ipynb #cell-007
 def textures(
     n:int,     # how many
     H:int,     # pixels from top to bottom
     W:int,     # pixels from side to side
-    dice:Dice, # where the numbers come from
+    rng:ParameterSampler, # where the numbers come from
 )->Tensor: # (n,3,H,W), zero mean, unit deviation
     "Multi-scale noise with a random spectral slope: clouds to gravel, from grey to colourful."
-    slope, total = dice.uniform(.1, 1.2, n, 1, 1, 1), 0
+    slope, total = rng.uniform(.1, 1.2, n, 1, 1, 1), 0
     for octave in range(1, max(2, int(math.log2(max(H, W))))):
-        cells = dice.uniform(-1, 1, n, 3, 2**octave + 1, 2**octave + 1)
+        cells = rng.uniform(-1, 1, n, 3, 2**octave + 1, 2**octave + 1)
         noise = F.interpolate(cells, size=(H, W), mode='bilinear', align_corners=True)
         total = total + noise * 2**(-slope*octave)
-    grey = dice.uniform(.3, 1, n, 1, 1, 1)
+    grey = rng.uniform(.3, 1, n, 1, 1, 1)
     total = torch.lerp(total, total.mean(1, keepdim=True), grey)
     mean, deviation = total.mean((1, 2, 3), keepdim=True), total.std((1, 2, 3), keepdim=True)
     return (total - mean) / deviation.clamp(min=1e-6)
@@ -40,18 +40,18 @@ def dead_leaves(
     n:int,         # how many
     H:int,         # pixels from top to bottom
     W:int,         # pixels from side to side
-    dice:Dice,     # where the numbers come from
+    rng:ParameterSampler,     # where the numbers come from
     leaves:int=70, # shapes in each picture
 )->Tensor: # (n,3,H,W) in [0,1]
     "Discs, boxes and stripes that cover one another, largest first, in few colours."
-    x, y = pixel_grid(H, W, dice.device)
-    palette = .5 - .5*(math.pi*dice.uniform(0, 1, n, 6, 3)).cos() # towards the ends: contrast
-    radius = .4*(-1.9*dice.uniform(0, 1, leaves, n)).exp()        # many small, few large
+    x, y = pixel_grid(H, W, rng.device)
+    palette = .5 - .5*(math.pi*rng.uniform(0, 1, n, 6, 3)).cos() # towards the ends: contrast
+    radius = .4*(-1.9*rng.uniform(0, 1, leaves, n)).exp()        # many small, few large
     radius = radius.sort(0, descending=True).values
-    disc_box_stripe, pick = dice.choice([3, 3, 1], leaves, n), dice.choice([1]*6, leaves, n)
-    cx, cy = dice.uniform(0, 1, leaves, n), dice.uniform(0, 1, leaves, n)
-    angle, aspect = dice.uniform(0, math.pi, leaves, n), dice.log_uniform(.3, 1, leaves, n)
-    jitter = dice.uniform(-.08, .08, leaves, n, 3)
+    disc_box_stripe, pick = rng.choice([3, 3, 1], leaves, n), rng.choice([1]*6, leaves, n)
+    cx, cy = rng.uniform(0, 1, leaves, n), rng.uniform(0, 1, leaves, n)
+    angle, aspect = rng.uniform(0, math.pi, leaves, n), rng.log_uniform(.3, 1, leaves, n)
+    jitter = rng.uniform(-.08, .08, leaves, n, 3)
     picture = as_map(palette[:, 0]).expand(n, 3, H, W)
     for i in range(leaves):
         dx, dy, kind = x - as_map(cx[i]), y - as_map(cy[i]), as_map(disc_box_stripe[i])
@@ -68,37 +68,37 @@ def printed_pages(
     n:int,     # how many
     H:int,     # pixels from top to bottom
     W:int,     # pixels from side to side
-    dice:Dice, # where the numbers come from
+    rng:ParameterSampler, # where the numbers come from
 )->Tensor: # (n,3,H,W) in [0,1]
     "Paper with lines of words and one illustration."
-    x, y = pixel_grid(H, W, dice.device)
-    pitch = dice.log_uniform(.04, .12, n)
+    x, y = pixel_grid(H, W, rng.device)
+    pitch = rng.log_uniform(.04, .12, n)
     line = ((y / as_map(pitch)) % 1 > .45) & (x > .08) & (x < x.max() - .08)
-    cells = dice.chance(.72, n, 1, 24, 40).float()
+    cells = rng.chance(.72, n, 1, 24, 40).float()
     words = F.interpolate(cells, size=(H, W), mode='nearest')[:, 0] > .5
-    paper, ink = dice.uniform(.7, 1, n, 3), dice.uniform(0, .35, n, 3)
+    paper, ink = rng.uniform(.7, 1, n, 3), rng.uniform(0, .35, n, 3)
     page = torch.where((line & words).unsqueeze(1), as_map(ink), as_map(paper))
-    cx, cy = as_map(dice.uniform(.2, .8, n)), as_map(dice.uniform(.2, .8, n))
-    w, h = as_map(dice.uniform(.1, .3, n)), as_map(dice.uniform(.1, .3, n))
+    cx, cy = as_map(rng.uniform(.2, .8, n)), as_map(rng.uniform(.2, .8, n))
+    w, h = as_map(rng.uniform(.1, .3, n)), as_map(rng.uniform(.1, .3, n))
     illustration = ((x - cx).abs() < w) & ((y - cy).abs() < h)
-    return torch.where(illustration.unsqueeze(1), dead_leaves(n, H, W, dice, leaves=25), page)
+    return torch.where(illustration.unsqueeze(1), dead_leaves(n, H, W, rng, leaves=25), page)
 
 # %% ../nbs/02_procedural_images.ipynb #cell-010
 def procedural_sources(
     n:int,       # how many
     size,        # side, or (H,W)
-    dice:Dice,   # where the numbers come from
+    rng:ParameterSampler,   # where the numbers come from
 )->Tensor: # (n,3,H,W) in [0,1]
     "A mixture of dead leaves, textures and pages, from low contrast to full."
     H, W = (size, size) if isinstance(size, int) else size
-    leaves, noise = dead_leaves(n, H, W, dice), textures(n, H, W, dice)
-    pages = printed_pages(n, H, W, dice)
-    kind, grain = dice.choice([4, 2, 2], n, 1, 1, 1), dice.uniform(.02, .12, n, 1, 1, 1)
+    leaves, noise = dead_leaves(n, H, W, rng), textures(n, H, W, rng)
+    pages = printed_pages(n, H, W, rng)
+    kind, grain = rng.choice([4, 2, 2], n, 1, 1, 1), rng.uniform(.02, .12, n, 1, 1, 1)
     texture_or_page = torch.where(kind == 1, .5 + .27*noise, pages + .3*grain*noise)
     picture = torch.where(kind == 0, leaves + grain*noise, texture_or_page).clamp(0, 1)
     grey = picture.mean(1, keepdim=True)
-    picture = torch.lerp(grey, picture, dice.uniform(.1, .9, n, 1, 1, 1))
-    low, high = dice.uniform(0, .12, n, 1, 1, 1), dice.uniform(.7, 1, n, 1, 1, 1)
+    picture = torch.lerp(grey, picture, rng.uniform(.1, .9, n, 1, 1, 1))
+    low, high = rng.uniform(0, .12, n, 1, 1, 1), rng.uniform(.7, 1, n, 1, 1, 1)
     return low + (high - low)*picture
 
 # %% ../nbs/02_procedural_images.ipynb #cell-013
@@ -118,15 +118,15 @@ class FolderSources:
     def __call__(self,
         n:int,     # how many
         size,      # side, or (H,W)
-        dice:Dice, # where the numbers come from
+        rng:ParameterSampler, # where the numbers come from
     )->Tensor: # (n,3,H,W) in [0,1]
         H, W = (size, size) if isinstance(size, int) else size
         augment = _source_augmentation(H, W, self.scale)
-        augment.set_random_seed(int(dice.uniform(0, 2**24, 1).item()))
-        picks = dice.uniform(0, len(self.paths), n).long().tolist()
+        augment.set_random_seed(int(rng.uniform(0, 2**24, 1).item()))
+        picks = rng.uniform(0, len(self.paths), n).long().tolist()
         pictures = [read_image(self.paths[i]).permute(1, 2, 0).numpy() for i in picks]
         crops = np.stack([augment(image=picture)['image'] for picture in pictures])
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).clamp(0, 1).to(dice.device)
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).clamp(0, 1).to(rng.device)
 
 # %% ../nbs/02_procedural_images.ipynb #cell-014
 def _source_augmentation(H:int, W:int, scale):

@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sampling import Dice
+from .sampling import ParameterSampler
 from .scene_geometry import draw_lamps
 from .tone import filmic, linear_to_srgb, srgb_to_linear
 
 # %% ../nbs/03_render_jobs.ipynb #cell-006
 def _lamp_jobs(
-    dice:Dice,      # where the numbers come from
+    rng:ParameterSampler,      # where the numbers come from
     ambient:float,  # the frame's ambient level
     width:float,    # of the picture, in longer sides
     height:float,   # likewise
 )->list: # of dicts, as the script inside Blender reads them
     "Up to three lamps of one frame; what is switched off is left out."
-    lamps = draw_lamps(1, 3, dice, torch.tensor([ambient]), (width, height))
+    lamps = draw_lamps(1, 3, rng, torch.tensor([ambient]), (width, height))
     jobs = []
     for j in range(3):
         value = {name: getattr(lamps, name)[0, j].tolist() for name in vars(lamps)}
@@ -46,32 +46,32 @@ OPAQUE = dict(matte=4, glossy=3, metal=2)
 TRANSLUCENT = dict(film=2, glass=1)
 
 # %% ../nbs/03_render_jobs.ipynb #cell-008
-def _pick(dice:Dice, weights:dict)->str:
+def _pick(rng:ParameterSampler, weights:dict)->str:
     "One of the names, each as often as its weight says."
-    return list(weights)[int(dice.choice(list(weights.values()), 1))]
+    return list(weights)[int(rng.choice(list(weights.values()), 1))]
 
 def _object_jobs(
-    dice:Dice,         # where the numbers come from
+    rng:ParameterSampler,         # where the numbers come from
     width:float,       # of the picture, in longer sides
     height:float,      # likewise
     translucent:float, # share of objects that let light through
 )->list: # of dicts
     "None to three objects of one frame, from lying on the picture to hovering over it."
-    one = lambda low, high: float(dice.uniform(low, high, 1))
+    one = lambda low, high: float(rng.uniform(low, high, 1))
     jobs = []
-    for _ in range(int(dice.choice([3, 7, 6, 4], 1))):
-        size = float(dice.log_uniform(.07, .28, 1))
+    for _ in range(int(rng.choice([3, 7, 6, 4], 1))):
+        size = float(rng.log_uniform(.07, .28, 1))
         scale = [size, size*one(.35, 1), size*one(.25, 1)]
-        lift = float(dice.log_uniform(.004, .25, 1))
-        kind, clear = _pick(dice, MESHES), one(0, 1) < translucent
-        colour = dice.uniform(0, 1, 3)**2*.9 + .02
+        lift = float(rng.log_uniform(.004, .25, 1))
+        kind, clear = _pick(rng, MESHES), one(0, 1) < translucent
+        colour = rng.uniform(0, 1, 3)**2*.9 + .02
         colour = torch.lerp(colour.mean(), colour, one(.2, 1.3)).clamp(.005, 1)
         # what lets light through is never nearly black
         if clear: colour = colour**.5
         jobs.append(dict(
             kind=kind, place=[one(-.55, .55)*width, one(-.55, .55)*height, min(scale)*.8 + lift],
             rotation=[one(0, 2*math.pi) for _ in range(3)], scale=scale, colour=colour.tolist(),
-            material=_pick(dice, TRANSLUCENT if clear else OPAQUE),
+            material=_pick(rng, TRANSLUCENT if clear else OPAQUE),
             roughness=one(.05, .6), opacity=one(.2, .8)))
     return jobs
 
@@ -105,76 +105,77 @@ def draw_jobs(
     variety:bool=False,    # also area lamps, windows, canvas and films of any opacity
 )->list: # T dicts: ambient light, lamps, objects, varnish
     "Draws the scenes of one sequence."
-    dice, (H, W) = Dice(('rendering', seed)), size
+    rng, (H, W) = ParameterSampler(('rendering', seed)), size
     width, height = W/max(H, W), H/max(H, W)
     low, high = (.04, 3.5) if curve == 'filmic' else (.02, 1.6)
-    habit = float(dice.log_uniform(.45, 1.8, 1))           # some sequences are dim, some over-lit
-    varnish = dict(strength=float(dice.log_uniform(.003, .08, 1)),
-                   roughness=float(dice.uniform(.08, .4, 1)))
+    exposure_bias = float(rng.log_uniform(.45, 1.8, 1)) # some sequences are dim, some over-lit
+    varnish = dict(strength=float(rng.log_uniform(.003, .08, 1)),
+                   roughness=float(rng.uniform(.08, .4, 1)))
     jobs = []
     for t in range(n_frames):
-        level = low*(high/low)**(float(dice.uniform(0, 1, 1))**habit)
-        tint = (1 + dice.uniform(-.12, .12, 3)).tolist()
-        objects = _object_jobs(dice, width, height, translucent)
-        lamps = _lamp_jobs(dice, level, width, height) + _hot_spots(dice, level, width, height)
-        if dice.chance(.25, 1): lamps, level = lamps + [_vignette(dice, level)], .15*level
-        seed_of_noise = int(dice.uniform(0, 2**24, 1))
+        level = low*(high/low)**(float(rng.uniform(0, 1, 1))**exposure_bias)
+        tint = (1 + rng.uniform(-.12, .12, 3)).tolist()
+        objects = _object_jobs(rng, width, height, translucent)
+        lamps = _lamp_jobs(rng, level, width, height) + _hot_spots(rng, level, width, height)
+        if rng.chance(.25, 1): lamps, level = lamps + [_vignette(rng, level)], .15*level
+        seed_of_noise = int(rng.uniform(0, 2**24, 1))
         jobs.append(dict(size=[H, W], seed=seed_of_noise, ambient=[level*c for c in tint],
                          lamps=lamps,
                          objects=objects, varnish=varnish))
-    return _with_variety(jobs, Dice(('variety', seed)), width, height) if variety else jobs
+    if not variety: return jobs
+    return _with_variety(jobs, ParameterSampler(('variety', seed)), width, height)
 
 # %% ../nbs/03_render_jobs.ipynb #cell-013
-def _hot_spots(dice:Dice, level:float, width:float, height:float)->list:
+def _hot_spots(rng:ParameterSampler, level:float, width:float, height:float)->list:
     "None to three lamps so close to the picture that each burns a small spot into it."
     jobs = []
-    for _ in range(int(dice.choice([2, 4, 4, 2], 1))):
-        x, y, z = (float(dice.uniform(-.5, .5, 1))*width, float(dice.uniform(-.5, .5, 1))*height,
-                   float(dice.log_uniform(.02, .15, 1)))
-        peak = float(dice.log_uniform(1, 30, 1))*(.2 + level)
+    for _ in range(int(rng.choice([2, 4, 4, 2], 1))):
+        x, y, z = (float(rng.uniform(-.5, .5, 1))*width, float(rng.uniform(-.5, .5, 1))*height,
+                   float(rng.log_uniform(.02, .15, 1)))
+        peak = float(rng.log_uniform(1, 30, 1))*(.2 + level)
         jobs.append(dict(kind='point', place=[x, y, z], aim=[x, y, 0.], level=[peak]*3, size=.3*z,
                          cone=1.,
                          blend=0.))
     return jobs
 
-def _vignette(dice:Dice, level:float)->dict:
+def _vignette(rng:ParameterSampler, level:float)->dict:
     "A lamp over the middle whose cone does not reach the corners."
-    x, y, z = dice.uniform(-.2, .2, 2).tolist() + [2.]
-    radius, blend = float(dice.uniform(.35, .75, 1)), float(dice.uniform(.02, .7, 1))
+    x, y, z = rng.uniform(-.2, .2, 2).tolist() + [2.]
+    radius, blend = float(rng.uniform(.35, .75, 1)), float(rng.uniform(.02, .7, 1))
     return dict(kind='spot', place=[x, y, z], aim=[x, y, 0.], level=[level]*3, size=.05,
                 cone=2*math.atan(radius/z), blend=blend)
 
 # %% ../nbs/03_render_jobs.ipynb #cell-016
-def _numbers(dice:Dice)->tuple: # two functions of low and high
+def _numbers(rng:ParameterSampler)->tuple: # two functions of low and high
     "One number, uniform or log-uniform."
-    return (lambda a, b: float(dice.uniform(a, b, 1))), (lambda a,
-                                                         b: float(dice.log_uniform(a, b, 1)))
+    return (lambda a, b: float(rng.uniform(a, b, 1))), (lambda a,
+                                                         b: float(rng.log_uniform(a, b, 1)))
 
-def _colour_of_light(dice:Dice, strength:float)->list: # three levels
+def _colour_of_light(rng:ParameterSampler, strength:float)->list: # three levels
     "Warm or cool; one lamp in six of any colour."
-    red, blue = float(dice.uniform(-.15, .4, 1)), float(dice.uniform(-.4, .3, 1))
-    any_colour = dice.uniform(.3, 1.7, 3)
-    tint = any_colour if dice.chance(1/6, 1) else torch.tensor([1 + red, 1, 1 + blue])
+    red, blue = float(rng.uniform(-.15, .4, 1)), float(rng.uniform(-.4, .3, 1))
+    any_colour = rng.uniform(.3, 1.7, 3)
+    tint = any_colour if rng.chance(1/6, 1) else torch.tensor([1 + red, 1, 1 + blue])
     return (strength*tint).tolist()
 
-def _area_lamp(dice:Dice, level:float, width:float, height:float)->dict:
+def _area_lamp(rng:ParameterSampler, level:float, width:float, height:float)->dict:
     "A rectangle that shines down, from close by to far away, straight ahead or to all sides."
-    one, log = _numbers(dice)
+    one, log = _numbers(rng)
     x, y, z, tilt = one(-.6, .6)*width, one(-.6, .6)*height, log(.3, 3), one(0, 2*math.pi)
     reach = one(0, 1.2)*z
     place = [x + reach*math.cos(tilt), y + reach*math.sin(tilt), z]
     return dict(kind='area', place=place, aim=[x, y, 0.],
-                level=_colour_of_light(dice, log(.15, 4)*(.2 + level)),
+                level=_colour_of_light(rng, log(.15, 4)*(.2 + level)),
                 sides=[log(.1, 1.6)*z**.5, log(.1, 1.6)*z**.5],
                 spread=math.pi*(one(.15, 1) if one(0, 1) < .4 else 1.))
 
 # %% ../nbs/03_render_jobs.ipynb #cell-017
-def _window(dice:Dice, level:float, width:float, height:float)->dict:
+def _window(rng:ParameterSampler, level:float, width:float, height:float)->dict:
     "A lamp behind panes, slats or leaves; its size blurs their edges."
-    one, log = _numbers(dice)
+    one, log = _numbers(rng)
     x, y, distance = one(-.5, .5)*width, one(-.5, .5)*height, one(2, 6)
     turn, steep = one(0, 2*math.pi), one(.1, 1.)           # steep: angle to the picture's normal
-    kind = _pick(dice, dict(panes=5, blinds=3, leaves=2))
+    kind = _pick(rng, dict(panes=5, blinds=3, leaves=2))
     panes = kind == 'panes'
     count = [1 + int(one(0, 4)), 1 + int(one(0, 4))] if panes else [5 + int(one(0, 10)), 1]
     pane = [log(.12, .4), log(.12, .4)] if panes else [log(.04, .15), log(.6, 1.6)]
@@ -183,7 +184,7 @@ def _window(dice:Dice, level:float, width:float, height:float)->dict:
     place = [x + distance*math.sin(steep)*math.cos(turn),
              y + distance*math.sin(steep)*math.sin(turn), distance*math.cos(steep)]
     return dict(kind='window', place=place, aim=[x, y, 0.],
-                level=_colour_of_light(dice, log(.3, 6)*(.2 + level)), size=log(.003, .12),
+                level=_colour_of_light(rng, log(.3, 6)*(.2 + level)), size=log(.003, .12),
                 cone=2.2 if distance < 3 else 1.5, blend=.2, pattern=pattern)
 
 # %% ../nbs/03_render_jobs.ipynb #cell-018
@@ -191,28 +192,28 @@ RELIEFS = dict(canvas=4, strokes=3, buckled=2)             # name -> how often
 PERIODS = dict(canvas=(.03, .06), strokes=(.05, .15), buckled=(.25, .7))    # in longer sides
 SLOPES = dict(canvas=(.05, .25), strokes=(.05, .3), buckled=(.02, .12))     # mean tilt
 
-def _relief_job(dice:Dice)->dict|None:
+def _relief_job(rng:ParameterSampler)->dict|None:
     "The surface that all frames of a sequence share; three in five are flat."
-    kind, angle = _pick(dice, RELIEFS), float(dice.uniform(-.2, .2, 1))
-    seed, (one, log) = int(dice.uniform(0, 2**24, 1)), _numbers(dice)
+    kind, angle = _pick(rng, RELIEFS), float(rng.uniform(-.2, .2, 1))
+    seed, (one, log) = int(rng.uniform(0, 2**24, 1)), _numbers(rng)
     relief = dict(kind=kind, period=log(*PERIODS[kind]), slope=log(*SLOPES[kind]), angle=angle,
                   seed=seed)
-    return relief if dice.chance(.4, 1) else None
+    return relief if rng.chance(.4, 1) else None
 
-def _with_variety(jobs:list, dice:Dice, width:float, height:float)->list:
+def _with_variety(jobs:list, rng:ParameterSampler, width:float, height:float)->list:
     "The same frames with at most four lamps, windows and area lamps among them, relief, and films."
-    relief = _relief_job(dice)
+    relief = _relief_job(rng)
     for job in jobs:
         level = max(job['ambient'])
-        more = [draw(dice, level, width, height)
-                for draw, share in ((_area_lamp, .4), (_window, .45)) if dice.chance(share, 1)]
-        dim = float(dice.log_uniform(.25, 1, 1)) if more else 1.
+        more = [draw(rng, level, width, height)
+                for draw, share in ((_area_lamp, .4), (_window, .45)) if rng.chance(share, 1)]
+        dim = float(rng.log_uniform(.25, 1, 1)) if more else 1.
         job['ambient'] = [dim*c for c in job['ambient']]
-        order = dice.uniform(0, 1, len(job['lamps'])).argsort().tolist()
-        kept = order[:int(dice.choice([1]*(5 - len(more)), 1))]
+        order = rng.uniform(0, 1, len(job['lamps'])).argsort().tolist()
+        kept = order[:int(rng.choice([1]*(5 - len(more)), 1))]
         job['lamps'], job['relief'] = more + [job['lamps'][i] for i in kept], relief
         for thing in job['objects']:
-            opacity = float(dice.uniform(.2, 1, 1))
+            opacity = float(rng.uniform(.2, 1, 1))
             two_walls = thing['kind'] != 'card'            # each lets through the root
             thing['opacity'] = 1 - (1 - opacity)**.5 if two_walls else opacity
     return jobs
@@ -227,11 +228,11 @@ def _heights(relief:dict, size:tuple)->Tensor: # (H,W)
     if relief['kind'] == 'canvas':
         u, v = (2*math.pi*p/relief['period'] for p in (a, b))
         return u.cos()*v.cos() + .3*(u.cos().abs() + v.cos().abs())
-    dice, total = Dice(('relief', relief['seed'])), 0
+    rng, total = ParameterSampler(('relief', relief['seed'])), 0
     stretch = 3 if relief['kind'] == 'strokes' else 1
     for octave in range(3 if relief['kind'] == 'strokes' else 1):
         cells = [max(2, round(2**octave/relief['period']/s)) + 3 for s in (1, stretch)]
-        noise = dice.uniform(-1, 1, 1, 1, *cells)/2**octave
+        noise = rng.uniform(-1, 1, 1, 1, *cells)/2**octave
         total = total + F.interpolate(noise, size=(H, W), mode='bicubic', align_corners=True)
     return total[0, 0]
 

@@ -21,7 +21,7 @@ from .composition import Layers, canonical_layers, share_common
 from .images import read_image, resize
 from .procedural_images import FolderSources, procedural_sources
 from .render_jobs import CURVES, draw_jobs, paint, relief_normals, tone
-from .sampling import Dice
+from .sampling import ParameterSampler
 from .sequences import write_sequence
 # names that had their home here, and are still found
 from .benchmark_files import BENCHMARK_VERSION, benchmark_folder, check_benchmark
@@ -242,7 +242,7 @@ def _sources(
 )->list: # n tensors (3,H,W)
     "Stored values of the pictures that are going to be rendered."
     draw = procedural_sources if pictures is None else FolderSources(pictures, scale=(.4, 1.))
-    if crop: return [draw(1, size, Dice(('sources', seed, i)))[0] for i in range(n)]
+    if crop: return [draw(1, size, ParameterSampler(('sources', seed, i)))[0] for i in range(n)]
     if len(draw.paths) < n:
         raise ValueError(f'{n} sequences need as many pictures; {pictures} holds {len(draw.paths)}')
     return [middle(read_image(path), size) for path in draw.paths[:n]]

@@ -20,7 +20,7 @@ from torch import Tensor
 from .composition import Layers, canonical_layers, share_common
 from .scene_pack import load_scene_pack
 from .procedural_images import FolderSources, procedural_sources
-from .sampling import Dice, as_map as _column
+from .sampling import ParameterSampler, as_map as _column
 from .scene_geometry import signed_distance
 from .synthesis import draw_scenes as _draw_scenes, shade
 from .tone import filmic, srgb_to_linear, tone_map
@@ -65,13 +65,13 @@ def drawn_scenes(
     "Scenes of the synthesis (chapter 03)."
     shape, parts = (size, size) if isinstance(size, int) else size, []
     for i in range(0, n, chunk):
-        dice, count = Dice(('scenes', seed, i)), min(chunk, n - i)
-        curves = dice.chance(.5, count)
-        objects, lit, (x, y, pixel) = _draw_scenes(shape, 1, 3, curves, dice)
+        rng, count = ParameterSampler(('scenes', seed, i)), min(chunk, n - i)
+        curves = rng.chance(.5, count)
+        objects, lit, (x, y, pixel) = _draw_scenes(shape, 1, 3, curves, rng)
         d = signed_distance(x.expand(*objects.x.shape, *x.shape),
                             y.expand(*objects.x.shape, *y.shape), objects)
         cover = (.5 - d/pixel).clamp(0, 1)*_column(objects.opacity)
-        faces, clear, own = shade(d, objects, lit.bare, lit.towards,
+        faces, clear, own = shade(d, objects, lit.bare, lit.light_direction,
                                   pixel), torch.ones_like(lit.bare[:, :1]), 0
         for k in range(cover.shape[1]):
             own = own*(1 - cover[:, k, None]) + cover[:, k, None]*faces[:, k]
@@ -184,13 +184,13 @@ def sample_images(
     seed=0,         # one seed, one set
 )->Tensor: # (n,3,H,W) uint8
     "What is to be lit: crops of photographs and paintings, drawn images, pages."
-    chunk, parts, kinds = 24, [], Dice(('kinds of image', seed))
+    chunk, parts, kinds = 24, [], ParameterSampler(('kinds of image', seed))
     photographs = FolderSources(folder, scale=(.25, 1.)) if folder else None
     for i in range(0, n, chunk):
         count, draw = min(chunk, n - i), float(kinds.uniform(0, 1, 1))
         if draw < pages: parts.append(page_images(count, size, seed=('pages', seed, i))); continue
         make = photographs if photographs and draw < pages + .75*(1 - pages) else procedural_sources
-        parts.append((make(count, size, Dice(('images', seed, i)))*255).round().byte())
+        parts.append((make(count, size, ParameterSampler(('images', seed, i)))*255).round().byte())
     return torch.cat(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-025
@@ -211,36 +211,36 @@ class SequenceKind:
 def draw_kind(
     scene:Tensor,    # (N,) of the bank: which of its frames share a canvas
     n_frames:int,    # T
-    dice:Dice,       # where the numbers come from
+    rng:ParameterSampler,       # where the numbers come from
     shares:dict=SHARES, # kind -> how often
 )->SequenceKind:
     "Which scenes, which objects, which exposures make one sequence."
-    T, name = n_frames, list(shares)[int(dice.choice(list(shares.values()), 1))]
-    given = scene[int(dice.uniform(0, len(scene), 1))]
+    T, name = n_frames, list(shares)[int(rng.choice(list(shares.values()), 1))]
+    given = scene[int(rng.uniform(0, len(scene), 1))]
     same = torch.nonzero(
-        scene == given).flatten() if dice.chance(.7, 1) else torch.arange(len(scene))
-    lighting = same[dice.uniform(0, len(same), T).long()]
-    objects, exposure = same[dice.uniform(0, len(same), T).long()], torch.ones(T)
+        scene == given).flatten() if rng.chance(.7, 1) else torch.arange(len(scene))
+    lighting = same[rng.uniform(0, len(same), T).long()]
+    objects, exposure = same[rng.uniform(0, len(same), T).long()], torch.ones(T)
     if name == 'changing': objects = lighting
     else: lighting = lighting[:1].expand(T)
-    if name == 'auto_exposure': exposure = dice.uniform(-.5, .5, T).exp2()
+    if name == 'auto_exposure': exposure = rng.uniform(-.5, .5, T).exp2()
     if name == 'bracket':
         exposure = torch.linspace(
-            -2, 2, T)[dice.uniform(0, 1, T).argsort()].exp2() if T > 1 else exposure
-    if name == 'smooth': exposure = dice.uniform(-.2, .2, T).exp2()
-    often = dict(changing=1., shadow_only=.8, light_only=0., bracket=.5*float(dice.chance(.5, 1)),
+            -2, 2, T)[rng.uniform(0, 1, T).argsort()].exp2() if T > 1 else exposure
+    if name == 'smooth': exposure = rng.uniform(-.2, .2, T).exp2()
+    often = dict(changing=1., shadow_only=.8, light_only=0., bracket=.5*float(rng.chance(.5, 1)),
                  smooth=.35).get(name, .7)
-    present = dice.chance(often, T).float()
-    solid = torch.where(dice.chance(.25, 1) & dice.chance(.5, T), dice.uniform(.2, 1, T), 1.)
+    present = rng.chance(often, T).float()
+    solid = torch.where(rng.chance(.25, 1) & rng.chance(.5, T), rng.uniform(.2, 1, T), 1.)
     if name == 'shadow_only': solid = torch.zeros(T)
-    elif T > 2 and often and dice.chance(.3, 1): objects, present = _stays(objects, present, dice)
+    elif T > 2 and often and rng.chance(.3, 1): objects, present = _stays(objects, present, rng)
     return SequenceKind(name, lighting, objects, present, solid, exposure)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-027
-def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
+def _stays(objects:Tensor, present:Tensor, rng:ParameterSampler)->tuple[Tensor, Tensor]:
     "One thing stays where it is over two to nearly all frames."
     T = len(objects)
-    stay = dice.uniform(0, 1, T).argsort()[:2 + int(dice.uniform(0, T - 2, 1))]
+    stay = rng.uniform(0, 1, T).argsort()[:2 + int(rng.uniform(0, T - 2, 1))]
     objects, present = objects.clone(), present.clone()
     objects[stay], present[stay] = int(objects[stay[0]]), 1.
     return objects, present
@@ -249,12 +249,12 @@ def _stays(objects:Tensor, present:Tensor, dice:Dice)->tuple[Tensor, Tensor]:
 def smooth_fields(
     n:int,       # frames
     size:int,    # side
-    dice:Dice,   # where the numbers come from
+    rng:ParameterSampler,   # where the numbers come from
     cells:int=3, # of the grid of random values
 )->Tensor: # (n,3,H,W) in powers of two, between about -1 and 1
     "Wide soft shadows and the glow of a lamp beside the image."
-    grey, tint = dice.uniform(
-        -1, 1, n, 1, cells, cells), dice.uniform(-.12, .12, n, 3, cells, cells)
+    grey, tint = rng.uniform(
+        -1, 1, n, 1, cells, cells), rng.uniform(-.12, .12, n, 3, cells, cells)
     return F.interpolate(grey + tint, size=(size, size), mode='bicubic', align_corners=True)
 
 def vignette(
@@ -269,33 +269,33 @@ def vignette(
 def exposures(
     level:Tensor,     # (B,T) ambient light of the scenes
     is_filmic:Tensor, # (B,): a soft curve stands more light
-    dice:Dice,        # where the numbers come from
+    rng:ParameterSampler,        # where the numbers come from
 )->Tensor: # (B,T) factors
     "Ambient levels between night and noon; some sequences are dim, some over-lit."
     B, T = level.shape
     low, high = (torch.where(is_filmic, *pair).unsqueeze(1) for pair in ((.03, .015), (8., 2.4)))
-    place = dice.uniform(0, 1, B, T)**dice.log_uniform(.45, 1.8, B, 1)
+    place = rng.uniform(0, 1, B, T)**rng.log_uniform(.45, 1.8, B, 1)
     return low*(high/low)**place / level.clamp(min=1e-3)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-035
 def camera_effects(
     frames:Tensor,   # (B,3,T,H,W) in [0,1]
-    dice:Dice,       # where the numbers come from
+    rng:ParameterSampler,       # where the numbers come from
     share:float=.75, # of sequences that get any; each effect then comes with one chance in two
 )->Tensor: # the same shape, rounded to 8 bits
     "Blur, sub-pixel shifts, Poisson–Gauss noise, JPEG 40–95."
     B, _, T = frames.shape[:3]
     x = frames.transpose(1, 2).flatten(0, 1)
     def some():
-        return (dice.chance(share, B) & dice.chance(.5, B)).repeat_interleave(T).to(x.device)
+        return (rng.chance(share, B) & rng.chance(.5, B)).repeat_interleave(T).to(x.device)
     def number(*limits):
-        return dice.log_uniform(*limits, B).repeat_interleave(T).to(x.device).view(-1, 1, 1, 1)
+        return rng.log_uniform(*limits, B).repeat_interleave(T).to(x.device).view(-1, 1, 1, 1)
     x = torch.where(some().view(-1, 1, 1, 1), _blurred(x, number(.3, .9)), x)
-    moved = dice.uniform(-1, 1, B*T, 2).to(x)*dice.uniform(0, 1, B, 1).repeat_interleave(T, 0).to(x)
+    moved = rng.uniform(-1, 1, B*T, 2).to(x)*rng.uniform(0, 1, B, 1).repeat_interleave(T, 0).to(x)
     x = _shifted(x, moved*some().view(-1, 1))
     read, shot = number(.002, .03), number(.002, .03)
     sigma = (read.square() + shot.square()*x).sqrt()*some().view(-1, 1, 1, 1)
-    noise = torch.randn(x.shape, generator=dice.generator).to(x)
+    noise = torch.randn(x.shape, generator=rng.generator).to(x)
     x = (x + sigma*noise).clamp(0, 1)
     x = torch.where(some().view(-1, 1, 1, 1), _jpeg(x, number(40, 95).flatten()), x)
     x = (x*255).round()/255
@@ -373,28 +373,29 @@ def draw_batch(
 )->dict: # frames (B,3,T,H,W), layers, `clean`: without camera effects, camera (B,2), kind: B names
     "Sequences with exact layers by the convention: what all frames share is in the source."
     banks, images = data.at_size(side)
-    dice, device = Dice(('relit', data.seed, number)), images.device
+    rng, device = ParameterSampler(('relit', data.seed, number)), images.device
     kinds, scenes = [], []
     for _ in range(batch_size):
-        name = list(banks)[int(dice.choice([1]*len(banks), 1))]
-        kinds.append(draw_kind(banks[name].scene.cpu(), n_frames, dice, data.shares))
-        scenes.append(_scenes_of(banks[name], kinds[-1], name, dice, data.augment))
-    paint = _paint_of(images, batch_size, dice, data.augment)
-    camera = Camera(dice.chance(data.filmic_share, batch_size), dice.uniform(1.4, 2.4, batch_size),
-                    dice.uniform(-.3, .5, batch_size)*dice.chance(.4, batch_size))
-    exposure = _exposure_of(scenes, kinds, camera.is_filmic, dice)
+        name = list(banks)[int(rng.choice([1]*len(banks), 1))]
+        kinds.append(draw_kind(banks[name].scene.cpu(), n_frames, rng, data.shares))
+        scenes.append(_scenes_of(banks[name], kinds[-1], name, rng, data.augment))
+    paint = _paint_of(images, batch_size, rng, data.augment)
+    camera = Camera(rng.chance(data.filmic_share, batch_size), rng.uniform(1.4, 2.4, batch_size),
+                    rng.uniform(-.3, .5, batch_size)*rng.chance(.4, batch_size))
+    exposure = _exposure_of(scenes, kinds, camera.is_filmic, rng)
     camera, exposure = Camera(*[getattr(camera, f.name).to(device)
                                 for f in fields(Camera)]), exposure.to(device)
-    scenes = _with_reflections(SceneBank.join(scenes), images, dice, batch_size)
+    scenes = _with_reflections(SceneBank.join(scenes), images, rng, batch_size)
     clean, layers = light_image(scenes, paint, camera, exposure)
     layers = share_common(layers)
-    frames = camera_effects(clean, dice, data.camera)
+    frames = camera_effects(clean, rng, data.camera)
     told = torch.stack([camera.is_filmic.float(), camera.contrast], 1)
     return dict(frames=frames, clean=clean, camera=told, kind=[kind.name for kind in kinds]) | {
         f.name: getattr(layers, f.name) for f in fields(layers)}
 
 # %% ../nbs/42_scene_bank.ipynb #cell-042
-def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:bool)->SceneBank:
+def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, rng:ParameterSampler,
+               augment:bool)->SceneBank:
     "The frames of one sequence, as its kind says; floats."
     T, device = len(kind.present), bank.level.device
     def column(x): return x.view(-1, 1, 1, 1).to(device)
@@ -406,36 +407,36 @@ def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, dice:Dice, augment:b
     scenes = replace(scenes, cover=scenes.cover*there*solid,
                      unoccluded=torch.lerp(scenes.bare, scenes.unoccluded, there),
                      gloss=torch.lerp(scenes.gloss_bare, scenes.gloss, there))
-    if name == 'drawn': scenes = add_veiling_glare(scenes, float(dice.log_uniform(.003, .08, 1)))
-    if kind.name == 'light_only': scenes = _more_lamps(scenes, bank, dice)
-    if kind.name == 'smooth': scenes = _smooth_light(scenes, thing, dice)
-    if dice.chance(.2, 1):
-        fall = vignette(scenes.bare.shape[-1], column(dice.uniform(0, .6, 1).expand(T)))
+    if name == 'drawn': scenes = add_veiling_glare(scenes, float(rng.log_uniform(.003, .08, 1)))
+    if kind.name == 'light_only': scenes = _more_lamps(scenes, bank, rng)
+    if kind.name == 'smooth': scenes = _smooth_light(scenes, thing, rng)
+    if rng.chance(.2, 1):
+        fall = vignette(scenes.bare.shape[-1], column(rng.uniform(0, .6, 1).expand(T)))
         scenes = replace(scenes, **{f: getattr(scenes, f)*fall
                                     for f in ('bare', 'unoccluded', 'gloss_bare', 'gloss')})
-    return _turned(scenes, dice) if augment else scenes
+    return _turned(scenes, rng) if augment else scenes
 
 # %% ../nbs/42_scene_bank.ipynb #cell-043
-def _more_lamps(scenes:SceneBank, bank:SceneBank, dice:Dice)->SceneBank:
+def _more_lamps(scenes:SceneBank, bank:SceneBank, rng:ParameterSampler)->SceneBank:
     "The light of other scenes on top, in some frames."
     T, device = len(scenes), bank.level.device
-    more = bank[dice.uniform(0, len(bank), T).long().to(device)].map(lambda x: x.float())
+    more = bank[rng.uniform(0, len(bank), T).long().to(device)].map(lambda x: x.float())
     gain = (
-        dice.chance(
-            .6, T)*dice.log_uniform(.1, 2, T)).to(device)*scenes.level/more.level.clamp(min=1e-3)
+        rng.chance(
+            .6, T)*rng.log_uniform(.1, 2, T)).to(device)*scenes.level/more.level.clamp(min=1e-3)
     gain = gain.view(-1, 1, 1, 1)
     return replace(scenes, **{f: getattr(scenes, f) + gain*getattr(more, g) for f, g in (
         ('bare', 'bare'), ('unoccluded', 'bare'), ('gloss_bare', 'gloss_bare'),
         ('gloss', 'gloss_bare'))})
 
-def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
+def _smooth_light(scenes:SceneBank, thing:SceneBank, rng:ParameterSampler)->SceneBank:
     "Even light under smooth fields, another in each frame; glare in some, from other scenes."
     T, size, device = len(scenes), scenes.bare.shape[-1], scenes.level.device
-    cells = int(dice.choice([1, 2, 1], 1)) + 2
-    strength, common = float(dice.uniform(.15, 1.2, 1)), float(dice.uniform(0, .6, 1))
-    shared = smooth_fields(1, size, dice, 3)*common
-    field = (smooth_fields(T, size, dice, cells)*strength + shared).exp2().to(device)
-    glare = (dice.chance(.3, T)*dice.log_uniform(.05, 1, T)).to(device)/thing.level.clamp(min=1e-3)
+    cells = int(rng.choice([1, 2, 1], 1)) + 2
+    strength, common = float(rng.uniform(.15, 1.2, 1)), float(rng.uniform(0, .6, 1))
+    shared = smooth_fields(1, size, rng, 3)*common
+    field = (smooth_fields(T, size, rng, cells)*strength + shared).exp2().to(device)
+    glare = (rng.chance(.3, T)*rng.log_uniform(.05, 1, T)).to(device)/thing.level.clamp(min=1e-3)
     shine = thing.gloss_bare*glare.view(-1, 1, 1, 1)
     share = (scenes.unoccluded/scenes.bare.clamp(min=1e-4)).clamp(0, 1)
     objects = scenes.objects/scenes.level.clamp(min=1e-3).view(-1, 1, 1, 1)
@@ -444,11 +445,11 @@ def _smooth_light(scenes:SceneBank, thing:SceneBank, dice:Dice)->SceneBank:
                    level=torch.ones_like(scenes.level))
 
 # %% ../nbs/42_scene_bank.ipynb #cell-044
-def _turned(scenes:SceneBank, dice:Dice)->SceneBank:
+def _turned(scenes:SceneBank, rng:ParameterSampler)->SceneBank:
     "One turn and flip for the scene, lamps of exchanged colours, more or less varnish."
     flip, turns, order = bool(
-        dice.chance(.5, 1)), int(dice.uniform(0, 4, 1)), dice.uniform(0, 1, 3).argsort()
-    varnish = float(dice.log_uniform(.4, 2.5, 1))
+        rng.chance(.5, 1)), int(rng.uniform(0, 4, 1)), rng.uniform(0, 1, 3).argsort()
+    varnish = float(rng.log_uniform(.4, 2.5, 1))
     def change(x):
         if x.ndim < 4: return x
         x = x[:, order.to(x.device)] if x.shape[1] == 3 else x
@@ -456,44 +457,44 @@ def _turned(scenes:SceneBank, dice:Dice)->SceneBank:
     scenes = scenes.map(change)
     return replace(scenes, gloss=varnish*scenes.gloss, gloss_bare=varnish*scenes.gloss_bare)
 
-def _paint_of(images:Tensor, n:int, dice:Dice, augment:bool)->Tensor:
+def _paint_of(images:Tensor, n:int, rng:ParameterSampler, augment:bool)->Tensor:
     "Images, turned and with another contrast; one in four with exchanged channels."
-    x = images[dice.uniform(0, len(images), n).long().to(images.device)].float()/255
+    x = images[rng.uniform(0, len(images), n).long().to(images.device)].float()/255
     if not augment: return x
     parts = []
     for one in x.unbind(0):
-        one = torch.rot90(one.flip(-1) if dice.chance(.5, 1) else one,
-                          int(dice.uniform(0, 4, 1))*int(dice.chance(.5, 1)), (-2, -1))
-        if dice.chance(.2, 1): one = one[dice.uniform(0, 1, 3).argsort().to(one.device)]
-        low, high = float(dice.uniform(-.06, .06, 1)), float(dice.uniform(.8, 1.1, 1))
-        parts.append((low + (high - low)*one).clamp(0, 1)**float(dice.log_uniform(.75, 1.35, 1)))
+        one = torch.rot90(one.flip(-1) if rng.chance(.5, 1) else one,
+                          int(rng.uniform(0, 4, 1))*int(rng.chance(.5, 1)), (-2, -1))
+        if rng.chance(.2, 1): one = one[rng.uniform(0, 1, 3).argsort().to(one.device)]
+        low, high = float(rng.uniform(-.06, .06, 1)), float(rng.uniform(.8, 1.1, 1))
+        parts.append((low + (high - low)*one).clamp(0, 1)**float(rng.log_uniform(.75, 1.35, 1)))
     return torch.stack(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-045
-def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, dice:Dice)->Tensor:
+def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, rng:ParameterSampler)->Tensor:
     "Factors (B,3,T): one for each frame where the light changes, else one; tints may drift."
     level = torch.stack([one.level for one in scenes]).cpu()
-    drawn = exposures(level, is_filmic, dice)
+    drawn = exposures(level, is_filmic, rng)
     B, T = level.shape
-    proper = dice.log_uniform(.45, 1.6, B, 1)/level.clamp(min=1e-3)
-    steady = torch.where(dice.chance(.7, B, 1), proper,
+    proper = rng.log_uniform(.45, 1.6, B, 1)/level.clamp(min=1e-3)
+    steady = torch.where(rng.chance(.7, B, 1), proper,
                          drawn[:, :1]*level[:, :1]/level.clamp(min=1e-3))
     changing = torch.tensor([kind.name == 'changing' for kind in kinds]).view(-1, 1)
     factor = torch.where(changing, drawn, steady)*torch.stack([kind.exposure for kind in kinds])
-    drift = 1 + dice.uniform(-.1, .1, B, 3, T)*dice.chance(.3, B, 1, 1)
+    drift = 1 + rng.uniform(-.1, .1, B, 3, T)*rng.chance(.3, B, 1, 1)
     still = torch.tensor([kind.name in ('constant', 'shadow_only', 'light_only')
                           for kind in kinds]).view(-1, 1, 1)
     return factor[:, None]*torch.where(still, drift[:, :, :1], drift)
 
-def _with_reflections(scenes:SceneBank, images:Tensor, dice:Dice, n:int)->SceneBank:
+def _with_reflections(scenes:SceneBank, images:Tensor, rng:ParameterSampler, n:int)->SceneBank:
     "In one sequence of twelve another image is mirrored, as by glass; it moves, comes and goes."
     T, side = len(scenes)//n, images.shape[-1]
     gloss, gloss_bare = scenes.gloss.clone(), scenes.gloss_bare.clone()
     for i in range(n):
-        if not dice.chance(1/12, 1): continue
-        other = srgb_to_linear(images[int(dice.uniform(0, len(images), 1))].float()/255)
+        if not rng.chance(1/12, 1): continue
+        other = srgb_to_linear(images[int(rng.uniform(0, len(images), 1))].float()/255)
         for t in range(i*T, (i + 1)*T):
-            moved = other.roll(tuple(dice.uniform(0, side, 2).long().tolist()), (-2, -1))
-            shine = moved*float(dice.log_uniform(.02, .5, 1)*dice.chance(.7, 1))*scenes.level[t]
+            moved = other.roll(tuple(rng.uniform(0, side, 2).long().tolist()), (-2, -1))
+            shine = moved*float(rng.log_uniform(.02, .5, 1)*rng.chance(.7, 1))*scenes.level[t]
             gloss[t] += shine; gloss_bare[t] += shine
     return replace(scenes, gloss=gloss, gloss_bare=gloss_bare)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sampling import Dice, as_map
+from .sampling import ParameterSampler, as_map
 
 # %% ../nbs/02_scene_geometry.ipynb #cell-006
 KINDS = ('box', 'ellipse', 'polygon')
@@ -82,34 +82,38 @@ def _polygon(u:Tensor, v:Tensor, a:Tensor, sides:Tensor)->Tensor:
 def draw_occluders(
     n:int,               # frames
     slots:int,           # at most so many in a frame
-    dice:Dice,           # where the numbers come from
+    rng:ParameterSampler,           # where the numbers come from
     aspect:tuple,        # (width, height) of the picture in units of its longer side
     none:float=.15,      # share of frames without any
     translucent:float=.25, # share of occluders that let light through
 )->Occluders: # n by `slots`
     "Boxes, balls, cards, rings and blobs of all sizes; opaque, glossy, metallic or translucent."
     dims = n, slots
-    u, lu = (lambda a, b: dice.uniform(a, b, *dims)), (lambda a, b: dice.log_uniform(a, b, *dims))
-    a, ring = lu(.06, .3), torch.where(dice.chance(.25, *dims), u(.35, .7), 0.)
-    opacity = torch.where(dice.chance(translucent, *dims), u(.25, .8), 1.)
-    wanted = torch.where(dice.chance(none, n), 0, 1 + dice.choice([5, 3, 2], n)).clamp(max=slots)
+    def uniform(low, high): return rng.uniform(low, high, *dims)
+    def log_uniform(low, high): return rng.log_uniform(low, high, *dims)
+    a, ring = log_uniform(.06, .3), torch.where(rng.chance(.25, *dims), uniform(.35, .7), 0.)
+    opacity = torch.where(rng.chance(translucent, *dims), uniform(.25, .8), 1.)
+    wanted = torch.where(rng.chance(none, n), 0, 1 + rng.choice([5, 3, 2], n)).clamp(max=slots)
     empty = torch.arange(slots, device=a.device) >= wanted[:, None]
-    colour = _draw_colours(*dims, dice)
+    colour = _draw_colours(*dims, rng)
     return Occluders( # drawn from top to bottom: another order is another seed
-        kind=dice.choice([3, 3, 2], *dims), x=u(-.05, 1.05)*aspect[0], y=u(-.05, 1.05)*aspect[1],
-        a=a, b=a*u(.3, 1), angle=u(0, math.pi), corner=u(0, 1)**2,
-        sides=3 + dice.choice([2, 1, 1], *dims).float(), ring=ring,
-        wobble=torch.where(dice.chance(.3, *dims), u(.0, .12), 0.), height=lu(.015, .3),
-        bevel=torch.where(dice.chance(.5, *dims), 1., u(.08, .4)),
-        opacity=opacity.masked_fill(empty, 0.), gloss=u(0, 1)**2*1.5, shininess=lu(6, 90),
-        metal=dice.chance(.3, *dims).float(), colour=colour)
+        kind=rng.choice([3, 3, 2], *dims), x=uniform(-.05, 1.05)*aspect[0],
+        y=uniform(-.05, 1.05)*aspect[1],
+        a=a, b=a*uniform(.3, 1), angle=uniform(0, math.pi), corner=uniform(0, 1)**2,
+        sides=3 + rng.choice([2, 1, 1], *dims).float(), ring=ring,
+        wobble=torch.where(rng.chance(.3, *dims), uniform(.0, .12), 0.),
+        height=log_uniform(.015, .3),
+        bevel=torch.where(rng.chance(.5, *dims), 1., uniform(.08, .4)),
+        opacity=opacity.masked_fill(empty, 0.), gloss=uniform(0, 1)**2*1.5,
+        shininess=log_uniform(6, 90),
+        metal=rng.chance(.3, *dims).float(), colour=colour)
 
 # %% ../nbs/02_scene_geometry.ipynb #cell-010
-def _draw_colours(n:int, slots:int, dice:Dice)->Tensor: # (n,slots,3), linear
+def _draw_colours(n:int, slots:int, rng:ParameterSampler)->Tensor: # (n,slots,3), linear
     "Grey to colourful; squared, since dark objects are common."
-    colour = dice.uniform(0, 1, n, slots, 3)**2*.9 + .02
+    colour = rng.uniform(0, 1, n, slots, 3)**2*.9 + .02
     grey = colour.mean(-1, keepdim=True)
-    return torch.lerp(grey, colour, dice.uniform(.2, 1.3, n, slots, 1)).clamp(.005, 1)
+    return torch.lerp(grey, colour, rng.uniform(.2, 1.3, n, slots, 1)).clamp(.005, 1)
 
 # %% ../nbs/02_scene_geometry.ipynb #cell-013
 @dataclass
@@ -131,26 +135,30 @@ class Lamps:
 def draw_lamps(
     n:int,          # frames
     slots:int,      # lamps in each
-    dice:Dice,      # where the numbers come from
+    rng:ParameterSampler,      # where the numbers come from
     ambient:Tensor, # (N,) ambient level: lamps are drawn relative to it
     aspect:tuple,   # (width, height) of the picture
 )->Lamps: # n by `slots`
     "Hot spots in nearly every frame, discs, and lamps from the side."
     dims = n, slots
-    u, lu = (lambda a, b: dice.uniform(a, b, *dims)), (lambda a, b: dice.log_uniform(a, b, *dims))
-    kind = dice.choice([5, 3, 3], *dims)
-    aim_x, aim_y, tilt = u(-.1, 1.1)*aspect[0], u(-.1, 1.1)*aspect[1], u(0, 2*math.pi)
-    height = torch.where(kind == 0, lu(.03, .5), u(.6, 2.))
-    reach = torch.where(kind == 0, 0., u(0, 1.2)*height)
-    strength = torch.where(kind == 0, lu(.5, 30.), lu(.15, 5.)) * (.2 + ambient[:, None])
-    on = dice.chance(.62, *dims)
-    warm = torch.stack([1 + u(-.1, .35), torch.ones_like(aim_x), 1 + u(-.4, .25)], -1)
-    tint = 1 + dice.uniform(-.5, .5, *dims, 3)*dice.chance(.2, *dims, 1)
+    def uniform(low, high): return rng.uniform(low, high, *dims)
+    def log_uniform(low, high): return rng.log_uniform(low, high, *dims)
+    kind = rng.choice([5, 3, 3], *dims)
+    aim_x, aim_y = uniform(-.1, 1.1)*aspect[0], uniform(-.1, 1.1)*aspect[1]
+    tilt = uniform(0, 2*math.pi)
+    height = torch.where(kind == 0, log_uniform(.03, .5), uniform(.6, 2.))
+    reach = torch.where(kind == 0, 0., uniform(0, 1.2)*height)
+    strength = torch.where(kind == 0, log_uniform(.5, 30.), log_uniform(.15, 5.))
+    strength = strength*(.2 + ambient[:, None])
+    on = rng.chance(.62, *dims)
+    warm = torch.stack([1 + uniform(-.1, .35), torch.ones_like(aim_x), 1 + uniform(-.4, .25)], -1)
+    tint = 1 + rng.uniform(-.5, .5, *dims, 3)*rng.chance(.2, *dims, 1)
     return Lamps(
         kind=kind, x=aim_x + reach*tilt.cos(), y=aim_y + reach*tilt.sin(), height=height,
-        aim_x=aim_x, aim_y=aim_y, radius=lu(.12, .7),
-        softness=torch.where(dice.chance(.5, *dims), lu(.004, .02), lu(.05, .5)),
-        size=lu(.005, .4), slope=u(-.9, .9), colour=(strength*on)[..., None]*(warm*tint))
+        aim_x=aim_x, aim_y=aim_y, radius=log_uniform(.12, .7),
+        softness=torch.where(rng.chance(.5, *dims), log_uniform(.004, .02), log_uniform(.05, .5)),
+        size=log_uniform(.005, .4), slope=uniform(-.9, .9),
+        colour=(strength*on)[..., None]*(warm*tint))
 
 # %% ../nbs/02_scene_geometry.ipynb #cell-015
 _PROFILE = ('kind', 'x', 'height', 'aim_x', 'aim_y', 'radius', 'softness', 'slope')

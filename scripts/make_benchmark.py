@@ -117,7 +117,7 @@ def draw_white_page(kind):
     return page
 
 
-def smooth_subject(name, dice, held):
+def smooth_subject(name, rng, held):
     "The flat thing that is photographed, stored values (240,320,3): held shots see some of the wall around it."
     if name in ("letter", "table", "columns"): picture = draw_white_page(name)
     else:
@@ -125,7 +125,7 @@ def smooth_subject(name, dice, held):
         picture = cv2.resize(stored[32:224], SMOOTH_SIZE[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
     if not held: return picture
     H, W = SMOOTH_SIZE
-    plaster = cv2.GaussianBlur(dice.normal(0, 1, (H, W)), (0, 0), 1.2)
+    plaster = cv2.GaussianBlur(rng.normal(0, 1, (H, W)), (0, 0), 1.2)
     wall = np.array([.62, .6, .56]) + .08*plaster[..., None]
     inner = cv2.resize(picture, (round(.84*W), round(.84*H)), interpolation=cv2.INTER_AREA)
     top, left = (H - inner.shape[0])//2, (W - inner.shape[1])//2
@@ -133,79 +133,79 @@ def smooth_subject(name, dice, held):
     return wall.clip(0, 1)
 
 
-def smooth_light(dice, size):
+def smooth_light(rng, size):
     "Gains of one frame in linear light (H,W,3), mean about 1: few lamps far away, a tint, sometimes somebody's wide shadow."
     H, W = size
     y, x = np.mgrid[:H, :W]/W
-    gain = np.full((H, W, 3), dice.uniform(.12, .5))
-    for _ in range(dice.integers(1, 4)):
-        place, reach = dice.uniform([-.5, -.5], [1.5, 1.25]), dice.uniform(.3, .8)
-        colour = np.exp(dice.normal(0, .08, 3))
-        gain += colour*dice.uniform(.4, 1.)*((1 + ((x - place[0])**2 + (y - place[1])**2)/reach**2)**-1.5)[..., None]
-    if dice.random() < .6:
-        angle, width = dice.uniform(0, 2*np.pi), dice.uniform(.05, .15)
-        away = (x - dice.uniform(.25, .75))*np.cos(angle) + (y - dice.uniform(.2, .55))*np.sin(angle)
-        gain *= 1 - dice.uniform(.3, .75)/(1 + np.exp(-away/width*2))[..., None]
-    return gain/gain.mean((0, 1)).mean()*np.exp(dice.normal(0, .03, 3))*2**dice.uniform(-.45, .45)
+    gain = np.full((H, W, 3), rng.uniform(.12, .5))
+    for _ in range(rng.integers(1, 4)):
+        place, reach = rng.uniform([-.5, -.5], [1.5, 1.25]), rng.uniform(.3, .8)
+        colour = np.exp(rng.normal(0, .08, 3))
+        gain += colour*rng.uniform(.4, 1.)*((1 + ((x - place[0])**2 + (y - place[1])**2)/reach**2)**-1.5)[..., None]
+    if rng.random() < .6:
+        angle, width = rng.uniform(0, 2*np.pi), rng.uniform(.05, .15)
+        away = (x - rng.uniform(.25, .75))*np.cos(angle) + (y - rng.uniform(.2, .55))*np.sin(angle)
+        gain *= 1 - rng.uniform(.3, .75)/(1 + np.exp(-away/width*2))[..., None]
+    return gain/gain.mean((0, 1)).mean()*np.exp(rng.normal(0, .03, 3))*2**rng.uniform(-.45, .45)
 
 
-def glare(dice, size):
+def glare(rng, size):
     "Light of a lamp's blurred reflection, linear (H,W,1)."
     H, W = size
     y, x = np.mgrid[:H, :W]/W
-    place, width, angle = dice.uniform([.1, .1], [.9, .65]), dice.uniform(.025, .09, 2), dice.uniform(0, np.pi)
+    place, width, angle = rng.uniform([.1, .1], [.9, .65]), rng.uniform(.025, .09, 2), rng.uniform(0, np.pi)
     u, v = (x - place[0])*np.cos(angle) + (y - place[1])*np.sin(angle), (y - place[1])*np.cos(angle) - (x - place[0])*np.sin(angle)
-    return dice.uniform(.3, 1.5)*np.exp(-.5*((u/width[0])**2 + (v/width[1])**2))[..., None]
+    return rng.uniform(.3, 1.5)*np.exp(-.5*((u/width[0])**2 + (v/width[1])**2))[..., None]
 
 
-def finger(dice, size):
+def finger(rng, size):
     "Opacity (H,W,1) and linear colour (H,W,3) of a finger or two that reach in from the border."
     H, W = size
-    opacity, colour = np.zeros((H, W)), np.ones((H, W, 3))*to_linear(np.array([.78, .58, .47]))*dice.uniform(.35, 1.3)
-    side, along = dice.integers(4), dice.uniform(.15, .85)
-    for k in range(dice.integers(1, 3)):
+    opacity, colour = np.zeros((H, W)), np.ones((H, W, 3))*to_linear(np.array([.78, .58, .47]))*rng.uniform(.35, 1.3)
+    side, along = rng.integers(4), rng.uniform(.15, .85)
+    for k in range(rng.integers(1, 3)):
         start = {0: (0, along*H), 1: (W, along*H), 2: (along*W, 0), 3: (along*W, H)}[int(side)] + np.array([0, 0])
         inward = {0: (1, 0), 1: (-1, 0), 2: (0, 1), 3: (0, -1)}[int(side)]
         across = np.array(inward[::-1])*.13*W*k
-        end = start + across + np.array(inward)*dice.uniform(.1, .26)*W + np.array(inward[::-1])*dice.normal(0, .05)*W
-        cv2.line(opacity, tuple(int(c) for c in start + across), tuple(int(c) for c in end), 1., int(dice.uniform(.07, .11)*W), cv2.LINE_AA)
+        end = start + across + np.array(inward)*rng.uniform(.1, .26)*W + np.array(inward[::-1])*rng.normal(0, .05)*W
+        cv2.line(opacity, tuple(int(c) for c in start + across), tuple(int(c) for c in end), 1., int(rng.uniform(.07, .11)*W), cv2.LINE_AA)
     return cv2.GaussianBlur(opacity, (0, 0), 1.)[..., None], colour*(.75 + .5*cv2.GaussianBlur(opacity, (0, 0), 7))[..., None]
 
 
-def hand(dice, size):
+def hand(rng, size):
     "The homography (3,3) from the wall to a shot of a phone in a hand."
     H, W = size
     corners = np.array([[0, 0], [W, 0], [W, H], [0, H]], np.float32)
-    shift = dice.normal(0, .012*W, 2) + dice.normal(0, .007*W, (4, 2))
+    shift = rng.normal(0, .012*W, 2) + rng.normal(0, .007*W, (4, 2))
     return cv2.getPerspectiveTransform(corners, (corners + shift).astype(np.float32))
 
 
 def warp(x, homography, size): return cv2.warpPerspective(x.astype(np.float32), homography, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def camera(linear, dice):
+def camera(linear, rng):
     "A file as a phone writes it: photon and read noise, eight bits, JPEG. Bytes."
-    noisy = linear + np.sqrt(7e-4*linear.clip(0, None) + 3e-6)*dice.normal(0, 1, linear.shape)
+    noisy = linear + np.sqrt(7e-4*linear.clip(0, None) + 3e-6)*rng.normal(0, 1, linear.shape)
     buffer = io.BytesIO()
-    Image.fromarray((255*to_stored(noisy)).round().astype(np.uint8)).save(buffer, "JPEG", quality=int(dice.integers(78, 95)))
+    Image.fromarray((255*to_stored(noisy)).round().astype(np.uint8)).save(buffer, "JPEG", quality=int(rng.integers(78, 95)))
     return buffer.getvalue()
 
 
-def simulate(folder, name, held, dice):
+def simulate(folder, name, held, rng):
     "One sequence: shots, what they show where, and the clean picture at a level inside the envelope of the light."
     size = SMOOTH_SIZE
-    clean = smooth_subject(name, dice, held)
-    fingers, shots, lit, hides, moves = set(dice.choice(SMOOTH_FRAMES, 3, replace=False)), [], [], [], []
+    clean = smooth_subject(name, rng, held)
+    fingers, shots, lit, hides, moves = set(rng.choice(SMOOTH_FRAMES, 3, replace=False)), [], [], [], []
     for t in range(SMOOTH_FRAMES):
-        linear = to_linear(clean)*smooth_light(dice, size)
-        if dice.random() < .5: linear = linear + glare(dice, size)
+        linear = to_linear(clean)*smooth_light(rng, size)
+        if rng.random() < .5: linear = linear + glare(rng, size)
         lit.append(to_stored(linear))
-        move = hand(dice, size) if held else np.eye(3)
+        move = hand(rng, size) if held else np.eye(3)
         shot, opacity = warp(linear, move, size).clip(0, None) if held else linear, np.zeros((*size, 1))
         if t in fingers:
-            opacity, colour = finger(dice, size)
+            opacity, colour = finger(rng, size)
             shot = shot*(1 - opacity) + opacity*colour
-        shots.append(camera(shot, dice)); moves.append(move)
+        shots.append(camera(shot, rng)); moves.append(move)
         hides.append(warp(opacity[..., 0], np.linalg.inv(move), size) > .02)
     shown = ~np.stack(hides)[..., None]
     low = np.where(shown, lit, 1).min(0), np.where(shown, lit, 0).max(0)

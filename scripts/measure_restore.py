@@ -16,8 +16,8 @@ def large_photographs(folder, megapixels, frames):
     from htcv.rendering import benchmark_folder
     folder.mkdir()
     rows = round((megapixels*1e6*3/4)**.5)
-    size, dice = (rows*4//3, rows), np.random.default_rng(0)
-    grain = dice.integers(-12, 13, (size[1], size[0], 1), np.int16)
+    size, rng = (rows*4//3, rows), np.random.default_rng(0)
+    grain = rng.integers(-12, 13, (size[1], size[0], 1), np.int16)
     for t in range(frames):
         small = cv2.imread(str(benchmark_folder()/"6"/f"{t % 10 + 1}.png"))
         picture = cv2.resize(small, size, interpolation=cv2.INTER_CUBIC) + grain

@@ -178,11 +178,11 @@ def test_strips_are_the_whole(large):
 @pytest.fixture(scope='module')
 def hand_held(large):
     "Photographs from a wandering camera, one of them half the size, and the homographies that took them."
-    dice, (H, W), shots, truth = np.random.default_rng(6), large.shape[1:3], [], []
+    rng, (H, W), shots, truth = np.random.default_rng(6), large.shape[1:3], [], []
     corners = np.float32([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)])
     for t, array in enumerate(large):
         scale = .5 if t == 3 else 1
-        there = scale*(corners + dice.uniform(-.08, .08, (4, 2))*(W, H)).astype(np.float32)
+        there = scale*(corners + rng.uniform(-.08, .08, (4, 2))*(W, H)).astype(np.float32)
         truth.append(cv2.getPerspectiveTransform(corners, there))
         shots.append(cv2.warpPerspective(array, truth[-1], (round(scale*W), round(scale*H)), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC, borderValue=(90, 95, 99)))
     return shots, truth
