@@ -19,7 +19,7 @@ from torch import Tensor
 from .composition import Layers
 from .decomposer import configure, create_decomposer, preset_config
 from .evaluation import per_sequence, score_lighting, score_masks, score_source
-from .scene_bank import RelitSequences, draw_batch
+from .training_sequences import RelitSequences, draw_batch
 from .sampling import ParameterSampler
 from .training import LAYERS
 

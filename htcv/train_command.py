@@ -23,8 +23,8 @@ from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion, validate
 from .joint_training import report_stages, stages_before
 from .plots import save_results
-from .scene_bank import RelitSequences, SceneBank, draw_batch, drawn_scenes, rendered_scenes
-from .scene_bank import sample_images
+from .scene_bank import SceneBank, drawn_scenes, rendered_scenes, sample_images
+from .training_sequences import RelitSequences, draw_batch
 from .sequences import SequenceDataset, make_splits, read_split, sequence_ids
 from .training import Settings, default_settings, throughout
 from .training import train as train_stage

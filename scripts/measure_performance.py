@@ -90,7 +90,8 @@ def labels(row):
 
 
 def data(row):
-    from htcv.scene_bank import RelitSequences, draw_batch, drawn_scenes, sample_images
+    from htcv.scene_bank import drawn_scenes, sample_images
+    from htcv.training_sequences import RelitSequences, draw_batch
     from htcv.synthesis import synthesize
     B, T, size = row["batch"], row["frames"], row["size"]
     if row["what"] == "synthesis": return lambda: synthesize(B, T, size, seed="performance", device=row["device"]), dict
