@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from .composition import Layers, compose
 from .model_families import SMALLEST
-from .fusion import LowResEstimate, blend_frames, working_size
+from .frame_maps import blend_frames
+from .frame_sizes import working_size
+from .fusion import LowResEstimate
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other
 from .photographs import find_photographs, printable, read_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts

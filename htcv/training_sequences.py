@@ -7,7 +7,6 @@ __all__ = ['SHARES', 'SequenceKind', 'draw_kind', 'smooth_fields', 'vignette', '
            'draw_batch']
 
 # %% ../nbs/42_training_sequences.ipynb #cell-002
-import math
 from dataclasses import dataclass, fields, replace
 
 import torch
