@@ -20,7 +20,8 @@ from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion, validate
 from .joint_training import report_stages, stages_before
 from .training_sequences import RelitSequences, draw_batch
-from .sequences import SequenceDataset, make_splits, read_split, sequence_ids
+from .sequence_dataset import SequenceDataset
+from .sequences import make_splits, read_split, sequence_ids
 from .training import Settings, default_settings, throughout
 from .training import train as train_stage
 from .training_data import load_data, prepare_data

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .decomposer import Decomposer, create_decomposer, load_decomposer, preset_config
 from .decomposer import save_decomposer
 from .plots import artefact_folder, by_scale, save_results
-from .sequences import augmented, sequence_loader
+from .sequence_dataset import augmented, sequence_loader
 from .synthesis import synthesize
 
 # %% ../nbs/06_training.ipynb #cell-005

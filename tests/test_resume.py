@@ -14,7 +14,7 @@ STEPS = 9
 SCRIPT = '''
 import os, signal, sys
 import torch, torch.nn.functional as F
-from htcv.sequences import SequenceDataset
+from htcv.sequence_dataset import SequenceDataset
 from htcv.training import Settings, Stage, train
 torch.set_num_threads(1)
 root, folder, kill = sys.argv[1], sys.argv[2], int(sys.argv[3])

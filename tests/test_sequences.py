@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from htcv import images
 from htcv import sequences as sq
+from htcv import sequence_dataset as sd
 from htcv.composition import Layers, compose
 
 
@@ -326,15 +327,15 @@ def test_split_files_by_others(tmp_path):
 
 def test_dataset_follows_a_split(root, tmp_path):
     sq.write_splits(tmp_path/'s', dict(train=['10', '2'], val=['7']))
-    assert [item['id'] for item in sq.SequenceDataset(root, tmp_path/'s'/'train.csv')] == ['10', '2']
-    assert sq.SequenceDataset(root).ids == [str(i) for i in range(1, 13)]
+    assert [item['id'] for item in sd.SequenceDataset(root, tmp_path/'s'/'train.csv')] == ['10', '2']
+    assert sd.SequenceDataset(root).ids == [str(i) for i in range(1, 13)]
     (root/'.13.new-1234').mkdir()                                         # what a killed writer leaves
-    assert len(sq.SequenceDataset(root)) == 12 and sq.check_sequences(root) == []
+    assert len(sd.SequenceDataset(root)) == 12 and sq.check_sequences(root) == []
 
 
 @pytest.mark.parametrize('seed', range(4))
 def test_augmentation_moves_all_layers_alike(root, seed):
-    data = sq.SequenceDataset(root, n_frames=5, layers=True, augment=True, seed=seed)
+    data = sd.SequenceDataset(root, n_frames=5, layers=True, augment=True, seed=seed)
     for item in data:
         layers = Layers(**{name: x[None] for name, x in item.items() if name not in ('id', 'frames')})
         assert item['frames'].shape == (3, 5, 16, 24)
@@ -342,10 +343,10 @@ def test_augmentation_moves_all_layers_alike(root, seed):
 
 
 def test_augmentation_depends_on_seed_epoch_index_only(root):
-    data = sq.SequenceDataset(root, augment=True, seed=3)
+    data = sd.SequenceDataset(root, augment=True, seed=3)
     data.set_epoch(2)
     late = data[5]['frames']
-    again = sq.SequenceDataset(root, augment=True, seed=3)
+    again = sd.SequenceDataset(root, augment=True, seed=3)
     assert not torch.equal(again[5]['frames'], late)
     again.set_epoch(2)
     again[0], torch.rand(3), np.random.rand(2)
@@ -354,18 +355,18 @@ def test_augmentation_depends_on_seed_epoch_index_only(root):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_killed_epoch_resumes_exactly(root, workers):
-    data = sq.SequenceDataset(root, augment=True, n_frames=4)
+    data = sd.SequenceDataset(root, augment=True, n_frames=4)
     options = dict(batch_size=5, shuffle=True, seed=9, epoch=4)
-    whole = list(sq.sequence_loader(data, **options))
-    rest = list(sq.sequence_loader(data, start=1, workers=workers, **options))
+    whole = list(sd.sequence_loader(data, **options))
+    rest = list(sd.sequence_loader(data, start=1, workers=workers, **options))
     assert [len(batch['id']) for batch in whole] == [5, 5, 2] and len(rest) == 2
     for a, b in zip(whole[1:], rest):
         assert a['id'] == b['id'] and torch.equal(a['frames'], b['frames'])
-    assert len(list(sq.sequence_loader(data, drop_last=True, **options))) == 2
+    assert len(list(sd.sequence_loader(data, drop_last=True, **options))) == 2
 
 
 def test_loader_takes_any_dataset():
-    assert [batch.tolist() for batch in sq.sequence_loader(range(5), 2, collate_fn=torch.tensor)] == [[0, 1], [2, 3], [4]]
+    assert [batch.tolist() for batch in sd.sequence_loader(range(5), 2, collate_fn=torch.tensor)] == [[0, 1], [2, 3], [4]]
 
 
 # --- checking
