@@ -6,7 +6,7 @@
 __all__ = ['CONNECT', 'MissingExtra', 'need_cluster', 'cluster_client', 'dashboard_link', 'WorkerKilled', 'run_tasks']
 
 # %% ../nbs/01_cluster.ipynb #cell-002
-import logging, os, uuid
+import logging, os, threading, uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ _SETTINGS = {
     'distributed.scheduler.allowed-failures': 2,    # a task's third dead worker is its last
     'distributed.scheduler.worker-saturation': 1.0, # no task waits behind one that may kill
     'distributed.worker.memory.target': False, 'distributed.worker.memory.spill': False,
-    'distributed.worker.memory.pause': False}
+    'distributed.worker.memory.pause': False, 'distributed.deploy.lost-worker-timeout': '10s'}
 _THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 # Ctrl-C reaches every process of a terminal: the parent answers it, and it alone speaks
 _QUIET = ('import os, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); '
@@ -41,28 +41,44 @@ def _local_settings(jobs:int)->dict:
     return _SETTINGS | {f'distributed.nanny.pre-spawn-environ.{name}': threads
                         for name in _THREADS}
 
-# %% ../nbs/01_cluster.ipynb #cell-009
+# %% ../nbs/01_cluster.ipynb #cell-010
+@contextmanager
+def _kept_at(cluster, jobs:int)->Iterator[None]:
+    "Within the block, processes that dask has given up are replaced."
+    over = threading.Event()
+    def ask():
+        while not over.wait(2): cluster.scale(jobs)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try: yield
+    finally: over.set(); thread.join()
+
+@contextmanager
+def _environment_kept()->Iterator[None]:
+    "Dask puts the variables of its processes into this one's environment."
+    before = dict(os.environ)
+    try: yield
+    finally:
+        for name in set(os.environ) - set(before): del os.environ[name]
+        os.environ.update(before)
+
+# %% ../nbs/01_cluster.ipynb #cell-011
 @contextmanager
 def _local_client(jobs:int)->Iterator:
     "A client of processes that end with the block."
     import dask
     from distributed import Client, LocalCluster
-    before = dict(os.environ)
-    with dask.config.set(_local_settings(jobs)):
-        try:
-            with LocalCluster(n_workers=jobs, threads_per_worker=1, host='127.0.0.1',
-                              dashboard_address='127.0.0.1:0', # a free port
-                              security=find_spec('cryptography') is not None or None,
-                              silence_logs=logging.CRITICAL, preload=[_QUIET]) as cluster, \
-                 Client(cluster, set_as_default=False) as client: yield client
-        finally: # dask has put the variables of its processes here
-            for name in set(os.environ) - set(before): del os.environ[name]
-            os.environ.update(before)
+    options = dict(n_workers=jobs, threads_per_worker=1, host='127.0.0.1', preload=[_QUIET],
+                   security=find_spec('cryptography') is not None or None,
+                   silence_logs=logging.CRITICAL, dashboard_address='127.0.0.1:0') # a free port
+    with _environment_kept(), dask.config.set(_local_settings(jobs)), \
+         LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client, \
+         _kept_at(cluster, jobs): yield client
 
-# %% ../nbs/01_cluster.ipynb #cell-011
+# %% ../nbs/01_cluster.ipynb #cell-013
 CONNECT = 10. # seconds in which a scheduler answers
 
-# %% ../nbs/01_cluster.ipynb #cell-012
+# %% ../nbs/01_cluster.ipynb #cell-014
 @contextmanager
 def _remote_client(scheduler:str)->Iterator:
     "A client of processes that somebody else has started."
@@ -76,7 +92,7 @@ def _remote_client(scheduler:str)->Iterator:
             say(f'{scheduler} has no workers yet: the work begins with the first')
         yield client
 
-# %% ../nbs/01_cluster.ipynb #cell-013
+# %% ../nbs/01_cluster.ipynb #cell-015
 @contextmanager
 def cluster_client(
     jobs:int=2,              # processes of this machine, unless
@@ -94,7 +110,7 @@ def dashboard_link(
 
 def _has_bokeh()->bool: return find_spec('bokeh') is not None
 
-# %% ../nbs/01_cluster.ipynb #cell-015
+# %% ../nbs/01_cluster.ipynb #cell-017
 class WorkerKilled(RuntimeError):
     "A task whose process was killed again and again."
 
@@ -115,7 +131,7 @@ def run_tasks(
 
 _KILLED = WorkerKilled('its process was killed (memory?)')
 
-# %% ../nbs/01_cluster.ipynb #cell-016
+# %% ../nbs/01_cluster.ipynb #cell-018
 def _run_side_by_side(client, task, work:dict, options:dict)->Iterator[tuple[str, object]]:
     "The same, without a second look at those who died."
     from distributed import as_completed

@@ -233,7 +233,7 @@ def _restore_all(work:dict, run, results:dict, progress:bool, client, force)->No
         for outcome in run({name: work[name] for name in claimed}): results[outcome.name] = outcome
     finally: step.close()
 
-# %% ../nbs/61_restore_command.ipynb #cell-030
+# %% ../nbs/61_restore_command.ipynb #cell-031
 def _probability(word:str)->float:
     "A threshold, or what argparse says instead."
     value = float(word)
@@ -254,7 +254,7 @@ exit status: 0 all went well; 1 it could not be finished, or with --each somethi
 named; 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever
 left half written."""
 
-# %% ../nbs/61_restore_command.ipynb #cell-031
+# %% ../nbs/61_restore_command.ipynb #cell-032
 OPTIONS = {
     '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
@@ -282,12 +282,10 @@ OPTIONS = {
     '--each': dict(action='store_true',
                    help='FRAMES is a folder of folders: restore each of them into OUT/<name>'),
     '--jobs': dict(type=int, default=1, metavar='N', help='with --each: so many at a time'),
-    '--scheduler': dict(metavar='ADDRESS',
-                        help='with --each: by the workers of a dask cluster, '
-                             'e.g. tcp://node1:8786'),
+    '--scheduler': dict(metavar='ADDRESS', help='with --each: by the dask cluster there'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
-# %% ../nbs/61_restore_command.ipynb #cell-032
+# %% ../nbs/61_restore_command.ipynb #cell-033
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -299,7 +297,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-033
+# %% ../nbs/61_restore_command.ipynb #cell-034
 def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
@@ -312,7 +310,7 @@ def _given(words:list)->list:
         found += matches or [word]
     return found
 
-# %% ../nbs/61_restore_command.ipynb #cell-034
+# %% ../nbs/61_restore_command.ipynb #cell-035
 def _said_of(record:dict)->list:
     "Lines about one restoration."
     told = {name: why for name, why in record['left_out'].items() if why != 'hidden'}
@@ -334,7 +332,7 @@ def _said_of(record:dict)->list:
                     f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
-# %% ../nbs/61_restore_command.ipynb #cell-035
+# %% ../nbs/61_restore_command.ipynb #cell-036
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
     began, given = time.monotonic(), _given(options.frames)
@@ -356,7 +354,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
          f'{duration(time.monotonic() - began)}')
     return 0
 
-# %% ../nbs/61_restore_command.ipynb #cell-036
+# %% ../nbs/61_restore_command.ipynb #cell-037
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
@@ -384,7 +382,7 @@ def _outcome_table(results:list)->list:
                              note=printable(note))
                         for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
-# %% ../nbs/61_restore_command.ipynb #cell-037
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
@@ -407,7 +405,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/61_restore_command.ipynb #cell-038
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -419,9 +417,7 @@ def htcv_restore(
             rest = {name: getattr(options, name)
                     for name in ('align', 'reference', 'like', 'weights', 'fill', 'threshold',
                                  'layers', 'ora')}
-            rest['device'] = options.device
-            if not options.scheduler: # the workers there have others
-                rest['device'] = _check_device(rest['device'] or _best_device())
+            rest['device'] = _device(options)
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError,
             MissingExtra) as error:
@@ -435,6 +431,11 @@ def htcv_restore(
     except KeyboardInterrupt as error:
         say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
+
+# %% ../nbs/61_restore_command.ipynb #cell-040
+def _device(options)->str|None: # None: a worker's best
+    if options.scheduler: return options.device # that of other machines
+    return _check_device(options.device) if options.device else _best_device()
 
 def _best_device()->str:
     import torch
