@@ -8,6 +8,7 @@ __all__ = ['CONNECT', 'MissingExtra', 'need_cluster', 'cluster_client', 'dashboa
 # %% ../nbs/01_cluster.ipynb #cell-002
 import logging, os, threading, uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -47,6 +48,7 @@ def _kept_at(cluster, jobs:int)->Iterator[None]:
     "Within the block, processes that dask has given up are replaced."
     over = threading.Event()
     def ask():
+        cluster.scale(jobs)
         while not over.wait(2): cluster.scale(jobs)
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -54,11 +56,14 @@ def _kept_at(cluster, jobs:int)->Iterator[None]:
     finally: over.set(); thread.join()
 
 @contextmanager
-def _environment_kept()->Iterator[None]:
-    "Dask puts the variables of its processes into this one's environment."
-    before = dict(os.environ)
+def _process_kept()->Iterator[None]:
+    "Dask changes variables of this process, and asyncio reports what was interrupted."
+    before, log = dict(os.environ), logging.getLogger('asyncio')
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try: yield
     finally:
+        log.setLevel(level)
         for name in set(os.environ) - set(before): del os.environ[name]
         os.environ.update(before)
 
@@ -68,10 +73,12 @@ def _local_client(jobs:int)->Iterator:
     "A client of processes that end with the block."
     import dask
     from distributed import Client, LocalCluster
-    options = dict(n_workers=jobs, threads_per_worker=1, host='127.0.0.1', preload=[_QUIET],
+    from distributed.system import MEMORY_LIMIT
+    options = dict(n_workers=0, threads_per_worker=1, memory_limit=MEMORY_LIMIT//jobs,
+                   host='127.0.0.1', preload=[_QUIET], silence_logs=logging.CRITICAL,
                    security=find_spec('cryptography') is not None or None,
-                   silence_logs=logging.CRITICAL, dashboard_address='127.0.0.1:0') # a free port
-    with _environment_kept(), dask.config.set(_local_settings(jobs)), \
+                   dashboard_address='127.0.0.1:0') # a free port
+    with _process_kept(), dask.config.set(_local_settings(jobs)), \
          LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client, \
          _kept_at(cluster, jobs): yield client
 
@@ -147,11 +154,14 @@ def _run_side_by_side(client, task, work:dict, options:dict)->Iterator[tuple[str
 def _result(future):
     "What a task came to."
     from distributed import KilledWorker
-    if future.status == 'cancelled':
-        raise ConnectionError('the scheduler is gone, or has dropped the work')
-    error = future.exception()
+    try:
+        error = future.exception()
+        result = future.result() if error is None else None
+    except (OSError, CancelledError) as lost: # of the connection: a task's own is returned
+        raise ConnectionError('the scheduler is gone, or has dropped the work') from lost
     if isinstance(error, KilledWorker): return _KILLED
     if isinstance(error, ImportError) or 'deserialization of the task graph' in str(error):
         raise RuntimeError('the cluster cannot run this: scheduler and workers need the same '
                            f'version of htcv ({error.__cause__ or error})')
-    return future.result() if error is None else error
+    if isinstance(error, CancelledError): raise ConnectionError('the scheduler is gone')
+    return result if error is None else error

@@ -386,10 +386,9 @@ def _outcome_table(results:list)->list:
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
-    finished = [result for result in done.values()
-                if result[1] in ('restored', 'done before')] if options.each else []
-    if not finished: return 'nothing was written'
-    return (f'{len(finished)} folders are complete in {printable(options.out)}; '
+    complete = len(list(Path(options.out).glob('*/layers.json'))) if options.each else 0
+    if not complete: return 'nothing was written'
+    return (f'{complete} folders are complete in {printable(options.out)}; '
             'the same line does the rest')
 
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):

@@ -21,10 +21,10 @@ def album(tmp_path, monkeypatch):
     "Makes so many folders, by name, in a current folder of its own; the work on them is a stub's."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(restore_command, "restore_one", restore_stub)
-    def make(n, killers=()):
+    def make(n, **files): # of folders that are not as the others, by number
         for i in range(n):
             Path("album", str(i)).mkdir(parents=True)
-            Path("album", str(i), "kills" if i in killers else "1.png").touch()
+            Path("album", str(i), files.get(f"of_{i}", "1.png")).touch()
         return [str(i) for i in range(n)]
     return make
 
@@ -50,9 +50,10 @@ def begun(*words, script=TESTS/"cluster_stub.py"):
 
 # ---- processes of this machine
 
-def test_who_kills_is_named_and_costs_nobody_else(album):
-    "Two killers among eight, and a neighbour blamed with them is cleared."
-    names = album(8, killers=(1, 2))
+def test_who_kills_is_named_and_costs_nobody_else(album, monkeypatch):
+    "Two killers among eight, one of which takes more memory than its share; a neighbour blamed with them is cleared."
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**9) # half of it for each
+    names = album(8, of_1="kills", of_2="eats")
     found = {outcome.name: outcome for outcome in restore_each("album", "out", jobs=2)}
     assert list(found) == names
     for name in "12": assert found[name].status == "broken" and found[name].note == "its process was killed (memory?)"
