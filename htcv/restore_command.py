@@ -172,17 +172,29 @@ def _mentioned(record:dict)->list:
 
 _TOLD = ('no frame', 'not a picture file', 'the raw file of a photograph that is here')
 
-# %% ../nbs/61_restore_command.ipynb #cell-020
 def _percent(share:float)->str: # never more than is true
     return f'{100*share:.3g}%' if share < .995 else 'nearly all'
 
+# %% ../nbs/61_restore_command.ipynb #cell-020
+_PATIENCE = 5. # seconds in which a process that was killed lets go of its locks
+
+def _until_free(restore, folder:Path, out:Path, **options)->Outcome:
+    "Once more what was claimed: by a process that is dying, or by somebody who is at work."
+    end = time.monotonic() + _PATIENCE
+    while True:
+        outcome = restore(folder, out, **options)
+        if outcome.status != 'claimed' or time.monotonic() > end: return outcome
+        time.sleep(.2)
+
 # %% ../nbs/61_restore_command.ipynb #cell-021
-def _outcomes(client, options:dict, work:dict)->Iterator[Outcome]:
+def _outcomes(client, options:dict, work:dict, again:bool=False)->Iterator[Outcome]:
     "In this process, or by the workers of a cluster."
     if client is None:
         for pair in work.values(): yield restore_one(*pair, **options)
         return
-    for name, result in run_tasks(client, restore_one, work, **options):
+    task = _until_free if again else restore_one
+    if again: work = {name: (restore_one, *pair) for name, pair in work.items()}
+    for name, result in run_tasks(client, task, work, **options):
         if isinstance(result, OSError) and result.errno == errno.ENOSPC: raise result
         yield result if isinstance(result, Outcome) else Outcome(
             name, 'broken', note=str(result) if isinstance(result, RuntimeError) else repr(result))
@@ -190,8 +202,8 @@ def _outcomes(client, options:dict, work:dict)->Iterator[Outcome]:
 def _elsewhere(options:dict)->dict:
     "Options for workers that have another current folder."
     weights = options.get('weights')
-    is_file = weights is not None and os.path.exists(weights)
-    return options | dict(weights=os.path.abspath(weights)) if is_file else options
+    if not weights or not os.path.exists(weights): return options
+    return options | dict(weights=os.path.abspath(weights))
 
 # %% ../nbs/61_restore_command.ipynb #cell-022
 def restore_each(
@@ -215,22 +227,21 @@ def restore_each(
     alone = scheduler is None and min(jobs, len(names)) == 1
     try:
         with nullcontext() if alone else cluster_client(min(jobs, len(names)), scheduler) as client:
-            _restore_all(work, partial(_outcomes, client, options), results, progress, client,
-                         options.get('force'))
+            _restore_all(work, partial(_outcomes, client, options), results, progress, client)
     finally:
         if not alone: clear_drafts(out) # of processes that were killed
     return [results[name] for name in names]
 
 # %% ../nbs/61_restore_command.ipynb #cell-023
-def _restore_all(work:dict, run, results:dict, progress:bool, client, force)->None:
+def _restore_all(work:dict, run, results:dict, progress:bool, client)->None:
     "All, and at the end once more what somebody else was at: it may have been left undone."
     link = progress and client and dashboard_link(client)
     if link: say(f'to watch: {link}')
     step = Progress(len(work), 'sequences', progress)
     try:
         for outcome in run(work): results[outcome.name] = outcome; step()
-        claimed = [] if force else [name for name in work if results[name].status == 'claimed']
-        for outcome in run({name: work[name] for name in claimed}): results[outcome.name] = outcome
+        claimed = {name: pair for name, pair in work.items() if results[name].status == 'claimed'}
+        for outcome in run(claimed, again=True): results[outcome.name] = outcome
     finally: step.close()
 
 # %% ../nbs/61_restore_command.ipynb #cell-031
@@ -386,7 +397,7 @@ def _outcome_table(results:list)->list:
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
-    complete = len(list(Path(options.out).glob('*/layers.json'))) if options.each else 0
+    complete = len(list(Path(options.out).glob('[!.]*/layers.json'))) if options.each else 0
     if not complete: return 'nothing was written'
     return (f'{complete} folders are complete in {printable(options.out)}; '
             'the same line does the rest')

@@ -29,7 +29,7 @@ def album(tmp_path, monkeypatch):
     return make
 
 
-def complete(out="out"): return [path.parent.name for path in Path(out).glob("*/layers.json")]
+def complete(out="out"): return [path.parent.name for path in Path(out).glob("[!.]*/layers.json")]
 
 
 def until(true, seconds=60):
