@@ -370,8 +370,7 @@ def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
     results = restore_each(_given(options.frames)[0], options.out, options.jobs, progress=True,
-                           force=options.force, scheduler=options.scheduler,
-                           results=done, **rest)
+                           force=options.force, scheduler=options.scheduler, results=done, **rest)
     say(*_outcome_table(results))
     tell(_counted(results))
     say(f'it took {duration(time.monotonic() - began)}')
@@ -388,10 +387,9 @@ def _outcome_table(results:list)->list:
     "The broken first (a hundred at most), then what has a note, 20 rows or so."
     rows = sorted(results, key=lambda outcome: (-_STATUSES.index(outcome.status), not outcome.note))
     broken = sum(outcome.status == 'broken' for outcome in results)
-    return table_lines([dict(name=printable(name), status=status,
-                             seconds='' if seconds is None else f'{seconds:.1f}',
-                             note=printable(note))
-                        for name, status, seconds, note in rows], max(20, min(broken, 100)))
+    return table_lines([dict(
+        name=printable(name), status=status, seconds='' if seconds is None else f'{seconds:.1f}',
+        note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
 # %% ../nbs/61_restore_command.ipynb #cell-038
 def _left(options, done:dict)->str:
