@@ -37,8 +37,8 @@ setup(
     data_files=[("share/htcv/blender", ["blender/render_layers.py", "blender/COPYING"])],  # GPL: see blender/
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"dev": settings["dev_requirements"].split(), "raw": settings["raw_requirements"].split(),
-                    "onnx": settings["onnx_requirements"].split()},
+    extras_require={"dev": settings["dev_requirements"].split() + settings["cluster_requirements"].split(),  # tests use it
+                    **{extra: settings[f"{extra}_requirements"].split() for extra in ("raw", "onnx", "cluster")}},
     entry_points={
         "console_scripts": settings["console_scripts"].split(),
         "nbdev": [f"{settings['lib_name']}={settings['lib_path']}._modidx:d"],  # where backticks in the docs lead

@@ -1,5 +1,5 @@
 "What pip makes of the repository."
-import subprocess, sys, zipfile
+import re, subprocess, sys, zipfile
 
 import pytest
 
@@ -41,26 +41,25 @@ def test_wheel_says_what_it_is(wheel):
     assert "License-Expression: Apache-2.0 AND GPL-3.0-or-later\n" in info["METADATA"] and "Apache License" in info["LICENSE"]
     assert "Requires-Python: >=3.11" in info["METADATA"] and "# htcv" in info["METADATA"]
     needs = [line for line in info["METADATA"].split("\n") if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert not any(tool in line for line in needs for tool in ("jupyterlab", "nbdev", "pytest", "sphinx", "torchvision"))
+    assert not any(tool in line for line in needs for tool in ("jupyterlab", "nbdev", "pytest", "sphinx", "torchvision", "distributed"))
+    for extra in ("cluster", "dev"): assert re.search(f"Requires-Dist: distributed.*extra == .{extra}", info["METADATA"]), extra
     for entry in ("htcv = htcv._modidx:d", "htcv_render = htcv.render_command:htcv_render", "htcv_evaluate = htcv.evaluate_command:htcv_evaluate",
                   "htcv_restore = htcv.restore_command:htcv_restore"):
         assert entry in info["entry_points.txt"]
 
 
 def test_constraints_pin_every_requirement_exactly(root):
-    import re
     from configparser import ConfigParser
     ini = ConfigParser(delimiters=["="]); ini.read(root/"settings.ini")
     pins = dict(line.split("==") for line in (root/"constraints.txt").read_text().split("\n") if line and line[0] != "#")
     plain = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
-    for wanted in (ini["DEFAULT"]["requirements"] + " " + ini["DEFAULT"]["dev_requirements"]).split():
+    for wanted in " ".join(ini["DEFAULT"][f"{kind}requirements"] for kind in ("", "dev_", "cluster_")).split():
         assert re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", wanted)[0]).lower() in plain, wanted
     assert not any("+" in version or "/" in version for version in pins.values())
 
 
 def test_every_python_version_comes_from_settings(root):
     "Makefile, setup.py and the workflow read one list; no second one stands anywhere."
-    import re
     from configparser import ConfigParser
     ini = ConfigParser(delimiters=["="]); ini.read(root/"settings.ini")
     tested, candidates = (ini["DEFAULT"][key].split() for key in ("python_versions", "python_candidates"))
@@ -95,7 +94,6 @@ def test_the_citation_names_what_this_is_built_on(root):
 
 
 def test_one_version_everywhere(root):
-    import re
     from configparser import ConfigParser
     import yaml
     ini = ConfigParser(delimiters=["="]); ini.read(root/"settings.ini")
