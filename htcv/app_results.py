@@ -46,10 +46,10 @@ class StoredRestoration:
         folder:Path,             # exists; the files are the caller's to delete
         photographs:Photographs, # what is restored
     ):
-        self.photographs, self.size, self.done = photographs, photographs.size, 0
+        self.folder, self.photographs, self.size = folder, photographs, photographs.size
         self.names, self.matches = photographs.names, photographs.matches
         self.bits = 16 if photographs.pixels.dtype == np.uint16 else 8
-        self.unseen = self.doubtful = 0 # pixels
+        self.done = self.unseen = self.doubtful = 0 # rows, pixels, pixels
         T, deep = len(photographs), np.uint16 if self.bits == 16 else np.uint8
         kinds = dict(source=((), 3, deep), confidence=((), 1, np.uint8),
                      shadow=((T,), 3, np.uint8), light=((T,), 3, np.uint8),
@@ -131,7 +131,8 @@ def small(self:StoredRestoration,
     scale = min(1, side/max(self.size))
     size = [max(1, round(n*scale)) for n in self.size]
     def shrunk(array):
-        if scale < 1: array = cv2.resize(np.asarray(array), size[::-1], interpolation=cv2.INTER_AREA)
+        if scale < 1:
+            array = cv2.resize(np.asarray(array), size[::-1], interpolation=cv2.INTER_AREA)
         return to_tensor(np.array(array).reshape(*size, -1))
     parts = {name: [] for name in PER_FRAME[:3]}
     for t in range(len(self)):
