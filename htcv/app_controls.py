@@ -69,33 +69,28 @@ def outputs()->dict: # name -> widget
 _SEND = """
 const PART = 4e6, PATIENCE = 60e3
 function sender(model, say) {
-  let answered = null
-  const hear = message => answered?.(message)
+  let answered = null, hear = message => answered?.(message)
   model.on('msg:custom', hear)
   const ask = (content, buffers = []) => new Promise((yes, no) => {
     const late = setTimeout(() => no(Error('the kernel does not answer: is it running?')), PATIENCE)
     answered = message => {
-      clearTimeout(late)
-      message.refused ? no(Error(message.refused)) : yes()
+      clearTimeout(late); message.refused ? no(Error(message.refused)) : yes()
     }
     model.send(content, undefined, buffers)
   })
   const send = async (list, add) => {
     const files = [...list].filter(file => file.size)
     if (!files.length) return say('No photographs were in that.')
-    const total = files.reduce((sum, file) => sum + file.size, 0)
-    let sent = 0
+    let sent = 0, total = files.reduce((sum, file) => sum + file.size, 0)
     try {
       await ask({kind: 'begin', names: files.map(file => file.name), add})
       for (const [number, file] of files.entries())
         for (let at = 0; at < file.size; at += PART) {
           const part = await file.slice(at, at + PART).arrayBuffer()
           say(`Sending ${(sent/1e6).toFixed(0)} of ${(total/1e6).toFixed(0)} MB …`)
-          await ask({kind: 'part', number}, [part])
-          sent += part.byteLength
+          await ask({kind: 'part', number}, [part]); sent += part.byteLength
         }
-      await ask({kind: 'end'})
-      say('')
+      await ask({kind: 'end'}); say('')
     } catch (error) { say(`Not uploaded: ${error.message}`) }
   }
   return [send, () => model.off('msg:custom', hear)]
@@ -277,9 +272,8 @@ class Job:
     ):
         self.stop, self.tell, self.work, self.before = threading.Event(), tell, work, before
         self.pace, self.told = Pace(), 0.
-        # messages of the thread belong to the cell that started it
-        context = contextvars.copy_context()
-        self.thread = threading.Thread(target=lambda: context.run(self._run), daemon=True)
+        context = contextvars.copy_context() # its messages belong to the cell that started it
+        self.thread = threading.Thread(target=context.run, args=(self._run,), daemon=True)
         self.thread.start()
 
     def _run(self):
@@ -295,8 +289,7 @@ class Job:
         if self.stop.is_set(): raise Cancelled
         now = time.monotonic()
         left = self.pace.left(share, what, now)
-        if now - self.told < .2 and share: return
-        self.told = now
-        self.tell(share, what, left)
+        if share and now - self.told < .2: return
+        self.told = now; self.tell(share, what, left)
 
     def running(self)->bool: return self.thread.is_alive() and not self.stop.is_set()

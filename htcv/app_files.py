@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor
 
 from .benchmark_files import benchmark_folder
@@ -92,25 +93,27 @@ class Choice:
         known = isinstance(error, (ValueError, OSError, MemoryError))
         return in_app_words(text) if known else f'{type(error).__name__}: {text}'
 
-    def previews(self,
-        tick:Callable=lambda: None # called after each
-    )->list: # of (3,h,w)
-        "Every photograph, reduced; a `ValueError` says in a person's words which is broken."
-        small = []
-        for path in self.paths:
-            try: small.append(preview(path))
-            except Exception as error: raise ValueError(self.plain(error)) from error
-            tick()
-        return small
-
 # %% ../nbs/61_app_files.ipynb #cell-015
+@patch
+def previews(self:Choice,
+    tick:Callable=lambda: None # called after each
+)->list: # of (3,h,w)
+    "Every photograph, reduced; a `ValueError` says in a person's words which is broken."
+    small = []
+    for path in self.paths:
+        try: small.append(preview(path))
+        except Exception as error: raise ValueError(self.plain(error)) from error
+        tick()
+    return small
+
+# %% ../nbs/61_app_files.ipynb #cell-016
 def examples()->dict: # title -> Choice
     "The rendered sequences that ship with the package, under their pictures' titles."
     card = (benchmark_folder().parent/'README.md').read_text(encoding='utf-8')
     titles = re.findall(r'^\| (\d+) \| (.+?) \|$', card, flags=re.M)
     return {title.replace('*', ''): Choice(benchmark_folder()/number) for number, title in titles}
 
-# %% ../nbs/61_app_files.ipynb #cell-018
+# %% ../nbs/61_app_files.ipynb #cell-019
 class Upload:
     "Files that arrive in parts."
     def __init__(self,
@@ -137,7 +140,7 @@ class Upload:
         for path in self.paths: path.unlink(missing_ok=True)
         if not self.before: shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../nbs/61_app_files.ipynb #cell-019
+# %% ../nbs/61_app_files.ipynb #cell-020
 def different(
     names:list, # of files
 )->list: # as many; a second `image.png`, as every browser calls what is pasted, is `image (2).png`
@@ -149,13 +152,13 @@ def different(
         told.append(name if counts[name] == 1 else f'{path.stem} ({counts[name]}){path.suffix}')
     return told
 
-# %% ../nbs/61_app_files.ipynb #cell-020
+# %% ../nbs/61_app_files.ipynb #cell-021
 def _suffix(name:str)->str:
     "That of the name, if it is one of an image."
     suffix = Path(name).suffix.lower()
     return suffix if suffix in (*SUFFIXES, *RAW_SUFFIXES) else '.png'
 
-# %% ../nbs/61_app_files.ipynb #cell-023
+# %% ../nbs/61_app_files.ipynb #cell-024
 def chosen_on_disk(
     text:str # a folder, a file, a pattern; `~` is the home folder
 )->Choice:
@@ -181,7 +184,7 @@ def listing(
                 files.append(entry.name)
     return sorted(folders, key=natural), sorted(files, key=natural)
 
-# %% ../nbs/61_app_files.ipynb #cell-024
+# %% ../nbs/61_app_files.ipynb #cell-025
 def completions(
     text:str,      # as far as it is typed
     most:int=200,  # of them
@@ -201,7 +204,7 @@ def folder_of(
     path = Path(os.path.abspath(os.path.expanduser(text.strip() or '.')))
     return next(p for p in (path, *path.parents) if p.is_dir())
 
-# %% ../nbs/61_app_files.ipynb #cell-027
+# %% ../nbs/61_app_files.ipynb #cell-028
 LIMIT = 10*2**20 # bytes, Tornado's own
 
 def message_limit(
@@ -212,7 +215,7 @@ def message_limit(
     found = re.findall(r'websocket_max_message_size\D{1,5}(\d+)', ' '.join(words))
     return int(found[-1]) if found else LIMIT
 
-# %% ../nbs/61_app_files.ipynb #cell-028
+# %% ../nbs/61_app_files.ipynb #cell-029
 def _parents_words()->list:
     "The command line of the process that started this one, or nothing."
     try: return Path(f'/proc/{os.getppid()}/cmdline').read_text().split('\0')
@@ -230,7 +233,7 @@ def _servers()->list: # of dicts with `pid`, `root_dir`, `base_url`
         except (OSError, ValueError): pass
     return found
 
-# %% ../nbs/61_app_files.ipynb #cell-031
+# %% ../nbs/61_app_files.ipynb #cell-032
 def write_new(
     folder:str|Path, # an existing one; `~` is the home folder
     name:str,        # e.g. `restored.png`; then `restored-2.png` and so on
@@ -250,7 +253,7 @@ def write_new(
             if _placed(part, path): return path
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/61_app_files.ipynb #cell-032
+# %% ../nbs/61_app_files.ipynb #cell-033
 def _placed(part:Path, path:Path)->bool:
     "Gives a file its name, unless that is taken."
     try: os.link(part, path)
@@ -261,7 +264,7 @@ def _placed(part:Path, path:Path)->bool:
         os.replace(part, path)
     return True
 
-# %% ../nbs/61_app_files.ipynb #cell-034
+# %% ../nbs/61_app_files.ipynb #cell-035
 EMBEDDED = 5_000_000 # bytes that a link may hold itself
 
 def served_at(
@@ -291,7 +294,7 @@ def file_link(
     if not address: return told
     return f'{told}<br><a download="{name}" href="{address}"><b>Download {name}</b></a>'
 
-# %% ../nbs/61_app_files.ipynb #cell-036
+# %% ../nbs/61_app_files.ipynb #cell-037
 def roomy_folder()->str: # an existing one
     "Where temporary files go: `TMPDIR`, or of /tmp and /var/tmp the one with more free space."
     usual = tempfile.gettempdir()

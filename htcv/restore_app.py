@@ -270,6 +270,7 @@ def receive(self:RestoreApp, change:dict):
     self.at['upload'].value = () # nothing of it stays in memory
     self.uploaded(upload.choice())
 
+# %% ../nbs/62_restore_app.ipynb #cell-020
 @patch
 def hear(self:RestoreApp,
     content:dict, # `kind`: ready, begin (with `names`, `add`), part (with `number`) or end
@@ -288,7 +289,7 @@ def hear(self:RestoreApp,
     if kind == 'part': self.upload.add(content['number'], buffers[0])
     if kind == 'end': upload, self.upload = self.upload, None; self.uploaded(upload.choice())
 
-# %% ../nbs/62_restore_app.ipynb #cell-021
+# %% ../nbs/62_restore_app.ipynb #cell-022
 @patch
 def show_frames(self:RestoreApp):
     "Fits the frame slider to what is there, and draws."
@@ -301,7 +302,7 @@ def show_frames(self:RestoreApp):
 def strengths(self:RestoreApp)->dict: # of the layers, as the sliders say
     return {name: self.at[name].value for name in ('shadow', 'light', 'occlusion')}
 
-# %% ../nbs/62_restore_app.ipynb #cell-022
+# %% ../nbs/62_restore_app.ipynb #cell-023
 @patch
 def draw(self:RestoreApp, _=None):
     "Both pictures, as the sliders say."
@@ -318,7 +319,7 @@ def draw(self:RestoreApp, _=None):
             picture = side_by_side(shots[t], after, self.at['split'].value)
         self.picture.value, self.strip.value = png_bytes(picture), png_bytes(film_strip(shots, t))
 
-# %% ../nbs/62_restore_app.ipynb #cell-024
+# %% ../nbs/62_restore_app.ipynb #cell-025
 @patch
 def restore(self:RestoreApp,
     choice:Choice,
@@ -327,27 +328,26 @@ def restore(self:RestoreApp,
     "`htcv.restore.restore` in steps that can be stopped, with everything large on disk."
     folder = Path(tempfile.mkdtemp(prefix='work-', dir=self.folder.name))
     align, like, done = self.at['align'].value, self.at['like'].value, 0
-    n, first = max(1, len(choice.paths)*(1 + align)), .4 if align else .06
+    first, what = (.4, 'Aligning') if align else (.06, 'Reading')
     def tick():
         nonlocal done
         done += 1
-        job.step(first*done/n, 'Aligning' if align else 'Reading')
+        job.step(first*done/max(done, len(choice.paths)*(1 + align)), what)
     try:
-        job.step(0, 'Aligning' if align else 'Reading')
+        job.step(0, what)
         model, facts = load_restorer()
         given = load_frames(choice.given, align, names=choice.names, folder=folder, tick=tick)
         job.step(first, 'Looking for lamps, shadows and things in the way')
         like = None if like == 'estimated' else frame_number(given.names, like)
-        plan, doubt = plan_frames(model, given, like=like), strangers(given)
+        plan, doubt, start = plan_frames(model, given, like=like), strangers(given), first + .03
         stored = StoredRestoration(folder, given)
-        start, (H, W) = first + .03, given.size
         for strip in restored_strips(model, given, plan, cut=facts.get('threshold', .5)):
             stored.add(strip)
-            job.step(start + (.98 - start)*stored.done/H, 'Taking them off')
+            job.step(start + (.98 - start)*stored.done/given.size[0], 'Taking them off')
         return stored, doubt, stored.small(tick=lambda: job.step(.99, 'Making small copies'))
     except BaseException: shutil.rmtree(folder, ignore_errors=True); raise
 
-# %% ../nbs/62_restore_app.ipynb #cell-025
+# %% ../nbs/62_restore_app.ipynb #cell-026
 @patch
 def run(self:RestoreApp, _=None):
     "Restores the choice and shows it."
@@ -366,7 +366,7 @@ def take_in(self:RestoreApp):
     self.at['link'].value, self.sliders.layout.display = '', None
     self.show_frames()
 
-# %% ../nbs/62_restore_app.ipynb #cell-026
+# %% ../nbs/62_restore_app.ipynb #cell-027
 @patch
 def report(self:RestoreApp)->str:
     "What was done, in a sentence or three."
@@ -383,7 +383,7 @@ def report(self:RestoreApp)->str:
     if found.unsure > 1e-3: said += f' {100*found.unsure:.2g} % is uncertain.'
     return said
 
-# %% ../nbs/62_restore_app.ipynb #cell-028
+# %% ../nbs/62_restore_app.ipynb #cell-029
 @patch
 def save(self:RestoreApp, button):
     "Writes a new file, and tells where."
@@ -403,7 +403,7 @@ def save(self:RestoreApp, button):
         self.say(f'Saved {printable(path.name)}.')
     self.start(work, show)
 
-# %% ../nbs/62_restore_app.ipynb #cell-029
+# %% ../nbs/62_restore_app.ipynb #cell-030
 def restore_app(
     frames=None # as `htcv.restore.restore` takes them; others can be uploaded or opened
 ): # `VBox`; its attribute `app` is the `RestoreApp`
