@@ -195,18 +195,24 @@ class DiskChooser:
         self.box = widgets.VBox([widgets.HBox([self.path, self.browse, self.open],
                                               layout=dict(grid_gap='6px')), self.lists])
         self.path.observe(self.typed, 'value')
-        self.path.on_msg(lambda _, content, buffers: content.get('event') == 'submit'
-                         and self.chosen())
+        self.path.on_msg(self.entered)
         self.browse.observe(self.show, 'value')
         self.open.on_click(self.chosen)
         self.folders.observe(self.enter, 'value')
 
-    def chosen(self, _=None):
-        "What is picked in the open browser, or what the path says."
-        picked = self.browse.value and self.files.value
-        self.use([self.folder/name for name in picked] if picked else self.path.value)
-
 # %% ../nbs/61_app_controls.ipynb #cell-017
+@patch
+def entered(self:DiskChooser, _, content:dict, buffers:list):
+    "The Enter key: the last letters of what was typed may arrive a moment after it."
+    if content.get('event') == 'submit': threading.Timer(.4, self.chosen).start()
+
+@patch
+def chosen(self:DiskChooser, _=None):
+    "What is picked in the open browser, or what the path says."
+    picked = self.browse.value and self.files.value
+    self.use([self.folder/name for name in picked] if picked else self.path.value)
+
+# %% ../nbs/61_app_controls.ipynb #cell-018
 UP = '.. (up)'
 
 @patch
@@ -238,7 +244,7 @@ def enter(self:DiskChooser, change:dict):
     path = self.folder.parent if name == UP else self.folder/name
     self.path.value = os.path.join(path, '')
 
-# %% ../nbs/61_app_controls.ipynb #cell-020
+# %% ../nbs/61_app_controls.ipynb #cell-021
 class Cancelled(Exception):
     "Somebody pressed Cancel."
 
@@ -262,7 +268,7 @@ class Pace:
         if now - self.began < 1.5 or share - self.start < .01: return None
         return (now - self.began)*(1 - share)/(share - self.start)
 
-# %% ../nbs/61_app_controls.ipynb #cell-022
+# %% ../nbs/61_app_controls.ipynb #cell-023
 class Job:
     "One piece of work in a thread, after the one before it has ended."
     def __init__(self,
