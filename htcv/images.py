@@ -284,8 +284,17 @@ def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, 
         return cv2.cvtColor(stored, order), False
     picture.load()
     if picture.mode.startswith('I'): return np.asarray(picture).astype(np.uint16), False
-    if picture.has_transparency_data: return np.asarray(picture.convert('RGBA')), False
-    return np.asarray(picture.convert('L' if picture.mode in ('1', 'L') else 'RGB')), False
+    mode = 'RGBA' if picture.has_transparency_data else 'L' if picture.mode in ('1', 'L') else 'RGB'
+    return _converted(picture, mode), False
+
+def _converted(picture:Image.Image, mode:str, rows:int=512)->np.ndarray: # (H,W) or (H,W,C) uint8
+    "Samples in this mode, some rows at a time: Pillow's own way holds a large image five times."
+    width, height = picture.size
+    array = np.empty((height, width, len(mode))[:2 if mode == 'L' else 3], np.uint8)
+    for top in range(0, height, rows):
+        part = picture.crop((0, top, width, min(height, top + rows)))
+        array[top:top + rows] = part if part.mode == mode else part.convert(mode)
+    return array
 
 # %% ../nbs/01_images.ipynb #cell-026
 def _decode_raw(path)->np.ndarray: # (H,W,3) uint16

@@ -7,7 +7,7 @@ __all__ = ['SOURCE_OVER', 'MULTIPLY', 'PLUS', 'Node', 'png_bytes', 'write_openra
 
 # %% ../nbs/59_openraster.ipynb #cell-002
 import os, zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as xml
@@ -115,18 +115,25 @@ def _write_archive(
         nodes = [*groups, Node('source', file=source)]
         _put(archive, 'stack.xml', _stack_xml(nodes, layers.source.shape[-2:]),
              zipfile.ZIP_DEFLATED)
-        _put_previews(archive, nodes, profile)
+        _put_previews(archive, nodes, layers.source.shape[-2:], profile)
 
 # %% ../nbs/59_openraster.ipynb #cell-012
-def _put_previews(archive:zipfile.ZipFile, nodes:list, profile:bytes|None, side:int=256)->None:
+def _put_previews(archive:zipfile.ZipFile, nodes:list, size:tuple, profile:bytes|None,
+                  side:int=256, rows:int=128)->None:
     "What the visible layers make, for programs that look no further; and a small copy."
-    merged = _flatten(nodes, archive)[:3]
-    scale = min(1, side/max(merged.shape[-2:]))
-    small = [max(1, round(n*scale)) for n in merged.shape[-2:]]
-    _put(archive, 'mergedimage.png', png_bytes(merged, profile=profile))
-    _put(archive, 'Thumbnails/thumbnail.png',
-         png_bytes(F.interpolate(merged[None], small, mode='bilinear', antialias=True)[0],
-                                                           profile=profile))
+    stored, merged = {}, np.empty((*size, 3), np.uint8)
+    for top in range(0, size[0], rows): # bytes of whole images, floats of some rows
+        def some_rows(file):
+            if file not in stored: stored[file] = _samples(archive, file)
+            return _layer(stored[file][top:top + rows])
+        x = _flatten(nodes, some_rows)[:3]
+        merged[top:top + rows] = (255*x.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
+    scale = min(1, side/max(size))
+    small = [max(1, round(n*scale)) for n in size[::-1]]
+    small = cv2.resize(merged, small, interpolation=cv2.INTER_AREA)
+    for name, image in {'mergedimage.png': merged, 'Thumbnails/thumbnail.png': small}.items():
+        png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        _put(archive, name, with_chunks(png, profile))
 
 # %% ../nbs/59_openraster.ipynb #cell-013
 def write_openraster(
@@ -199,14 +206,14 @@ def _overlay(
                          f'{MULTIPLY} and {PLUS}')
     return torch.cat([colour, a + b - a*b])
 
-def _flatten(nodes:list, archive:zipfile.ZipFile)->Tensor: # (4,H,W), colour times alpha, and alpha
+def _flatten(nodes:list, read:Callable)->Tensor: # (4,H,W), colour times alpha, and alpha
     "The visible ones of these nodes, from the bottom upwards."
     canvas = None
     for node in reversed(nodes):
         if not node.visible: continue
-        if node.file: above = _layer(archive, node.file)
+        if node.file: above = read(node.file)
         elif not any(child.visible for child in node.children): continue
-        else: above = _flatten(node.children, archive)
+        else: above = _flatten(node.children, read)
         above = above*node.opacity
         canvas = _overlay(torch.zeros_like(above) if canvas is None else canvas, above,
                           node.operation)
@@ -214,13 +221,16 @@ def _flatten(nodes:list, archive:zipfile.ZipFile)->Tensor: # (4,H,W), colour tim
     return canvas
 
 # %% ../nbs/59_openraster.ipynb #cell-017
-def _layer(archive:zipfile.ZipFile, file:str)->Tensor: # (4,H,W), colour times alpha, and alpha
+def _samples(archive:zipfile.ZipFile, file:str)->np.ndarray: # (H,W,3 or 4) uint8
     "One picture of the file."
     stored = cv2.imdecode(np.frombuffer(archive.read(file), np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.ndim != 3 or stored.dtype != np.uint8:
         raise ValueError(f'{file} is no colour PNG of 8 bits')
-    order = [2, 1, 0, 3][:stored.shape[-1]]
-    x = torch.from_numpy(stored[..., order].astype(np.float32)/255).permute(2, 0, 1)
+    return stored[..., [2, 1, 0, 3][:stored.shape[-1]]]
+
+def _layer(stored:np.ndarray)->Tensor: # (4,H,W), colour times alpha, and alpha
+    "Samples as they are laid over each other."
+    x = torch.from_numpy(stored.astype(np.float32)/255).permute(2, 0, 1)
     return torch.cat(
         [x[:3]*x[3:], x[3:]]) if len(x) == 4 else torch.cat([x, torch.ones_like(x[:1])])
 
@@ -238,4 +248,5 @@ def flatten_openraster(
         nodes = [groups[frame]]
         nodes[0].visible = True
         for child in nodes[0].children: child.visible = child.visible and child.name not in hide
-    with zipfile.ZipFile(path) as archive: return _flatten(nodes, archive)
+    with zipfile.ZipFile(path) as archive:
+        return _flatten(nodes, lambda file: _layer(_samples(archive, file)))
