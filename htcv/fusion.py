@@ -262,7 +262,7 @@ def encode(self:Fusion,
     small:Tensor, # (B,3,T,h,w), even sides
 )->tuple: # features (B·T,C,h/2,w/2), tone curve (B,2), what `stops` starts from (B,3,T,h/2,w/2)
     "The classical estimate, and features that see it."
-    gains, median = equalise_gains(small, side=max(small.shape[-2:]))
+    gains, median = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))
     x = rearrange(stem_inputs(small, gains, median), 'b c t h w -> (b t) c h w')
     features, common = self.unet(F.pixel_unshuffle(x, 2), small.shape[2])
     prior = self.prior_gain*resize_frames(gains, tuple(n//2 for n in small.shape[-2:]))

@@ -192,8 +192,8 @@ def sample_images(
     return torch.cat(parts)
 
 # %% ../nbs/42_scene_bank.ipynb #cell-025
-SHARES = dict(changing=.42, constant=.12, auto_exposure=.06, shadow_only=.07, light_only=.07,
-              bracket=.06, smooth=.20)
+SHARES = dict(changing=.50, constant=.08, auto_exposure=.04, shadow_only=.08, light_only=.12,
+              bracket=.05, smooth=.13)
 
 @dataclass
 class SequenceKind:
