@@ -71,6 +71,7 @@ def publish(
     validation:RelitSequences,
     path:str|Path,       # of the weights; the card lies beside them
     commit:str='',       # of the code that trained
+    note:str='',         # what else is to be known, e.g. what it began from
 )->dict: # facts of the card
     "Weights, card, and the curve in `results/`."
     model, recipe = run.averaged(), run.recipe
@@ -78,11 +79,11 @@ def publish(
     facts = dict(preset=recipe.preset, parameters=sum(count_parameters(model).values()),
                  recipe=asdict(recipe), step=run.step,
                  hours=round(run.seconds/3600, 2), data=data.description, commit=commit,
-                 threshold=threshold, overlap=round(overlap, 3),
+                 note=note, threshold=threshold, overlap=round(overlap, 3),
                  curve=run.curve)
     save_decomposer(model, path, half=True, threshold=threshold, order='shadow_first',
                     seed=recipe.seed, commit=commit, step=run.step,
-                    recipe=json.dumps(asdict(recipe)),
+                    note=note, recipe=json.dumps(asdict(recipe)),
                     data=json.dumps(data.description, default=str))
     return facts
 
@@ -103,7 +104,8 @@ def write_card(
         parts += [f'## `{preset}`', '',
                   f"- {of['parameters']/1e6:.2f} million parameters, half floats",
                   f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed "
-                  f"{recipe['seed']}, code at commit {of['commit'] or 'unknown'}",
+                  f"{recipe['seed']}, published by the code at commit {of['commit'] or 'unknown'}",
+                  *([f"- {of['note']}"] if of.get('note') else []),
                   f'- recipe {json.dumps(recipe)}', f"- data {json.dumps(of['data'], default=str)}",
                   f"- threshold {of['threshold']} of the mask: the highest overlap "
                   f"({of['overlap']}) on validation sequences",
@@ -196,7 +198,8 @@ def folder_stage(
 
 # %% ../nbs/44_train_command.ipynb #cell-021
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
-OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights')
+OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights',
+             'note')
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
                  epoch=None, devices=1, nodes=1, precision='32-true', workers=0)
 
@@ -309,6 +312,7 @@ def _parser()->argparse.ArgumentParser:
     add('--weights', metavar='FILE',
         help='where --publish writes (default: OUT/PRESET.safetensors; in a clone, '
              'htcv/weights/PRESET.safetensors ships it)')
+    add('--note', default='', metavar='TEXT', help='a line for the card that --publish writes')
     add('--data', default='data', metavar='FOLDER', help='what --prepare made (default: data)')
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
@@ -401,7 +405,7 @@ def _commit()->str:
 def _publish(given, run, sets:tuple):
     "Weights, their card, and the curve beside them."
     path = Path(given.weights or given.out/f'{given.preset}.safetensors')
-    facts = publish(run, *sets, path, _commit())
+    facts = publish(run, *sets, path, _commit(), given.note)
     known = path.parent/'facts.json'
     all_facts = (json.loads(known.read_text()) if known.exists() else {}) | {given.preset: facts}
     known.write_text(json.dumps(all_facts, indent=1, default=str) + '\n')
