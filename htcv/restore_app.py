@@ -6,7 +6,7 @@
 __all__ = ['RED', 'BLUE', 'ACCENT', 'tinted', 'side_by_side', 'film_strip', 'RestoreApp', 'restore_app']
 
 # %% ../nbs/62_restore_app.ipynb #cell-002
-import html, shutil, tempfile, threading, time
+import html, os, shutil, tempfile, threading, time
 from pathlib import Path
 
 import torch
@@ -250,7 +250,7 @@ def use_disk(self:RestoreApp,
     try: choice = chosen_on_disk(given) if isinstance(given, str) else Choice(given)
     except (ValueError, OSError) as error:
         self.say(in_app_words(str(error)), wrong=True); return
-    where = given if isinstance(given, str) else str(Path(given[0]).parent)
+    where = Path(os.path.abspath(choice.paths[0])).parent.name
     self.take(f'on disk: {len(choice.paths)} in {printable(where)}', choice)
 
 # %% ../nbs/62_restore_app.ipynb #cell-019
