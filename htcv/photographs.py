@@ -156,7 +156,8 @@ class Photographs:
     grey:bool=False                          # the three channels of each are one
     dpi:tuple|None=None                      # across, down
     exif:bytes=b''                           # date, camera, artist, copyright
-    notes:tuple=()                           # what was done to the colours, in words
+    notes:tuple=()                           # what was done to the frames, in words
+    rectification:dict|None=None             # corners and homography, where the picture was cut out
 
     def __len__(self): return len(self.pixels)
 
