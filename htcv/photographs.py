@@ -27,7 +27,8 @@ from .images import (ImageHeader, decode_draft, decode_image, expand_pages, imag
                          photograph_exif, read_header,
                          read_image)
 from .registration import (SIDE, ENOUGH, Match, feature_picture, match_photographs, moved,
-                               plausible, refine_patches, warped)
+                               parallax, patch_pairs, plausible, refine_patches,
+                               region_residuals, warped)
 from .sequences import sequence_files
 
 # %% ../nbs/58_photographs.ipynb #cell-007
@@ -378,12 +379,12 @@ def align(
         frame = read(photographs[t])
         pixels, seen = meaning.alike(frame), frame.seen
         if t != base:
-            matches[t].homography = refine_patches(matches[t].homography, _grey8(pixels), still)
+            _refine(matches[t], _grey8(pixels), still)
             pixels, seen = warped(pixels, seen, matches[t].homography, sizes[base])
         stack.add(pixels, seen); tick()
     stack.spread(meaning.spread())
     facts = meaning.facts()
-    facts['notes'] += _other_motions(matches)
+    facts['notes'] += _other_motions(matches) + _bent(matches)
     return Photographs(stack.pixels, [names[t] for t in kept], stack.seen, matches, **facts)
 
 # %% ../nbs/58_photographs.ipynb #cell-030
@@ -395,6 +396,21 @@ def _other_motions(matches:list)->tuple: # of lines
     return (f'{named}: two motions, a mesh or a reflection before the picture; '
             'aligned by what most of it does: look at the result',)
 
+def _refine(match:Match, moving:np.ndarray, still:np.ndarray):
+    "The homography at full size, and what it leaves over in each ninth of the picture."
+    near, far = patch_pairs(match.homography, moving, still)
+    match.homography = refine_patches(match.homography, moving, still, pairs=near)
+    match.regions = region_residuals(match.homography, np.concatenate([near, far]), still.shape)
+
+def _bent(matches:list)->tuple: # of lines
+    "What is to be said where a part of the picture moves otherwise than the rest."
+    found = [(printable(match.name), bent) for match in matches
+             if match.regions and (bent := parallax(match.regions))]
+    lines = [f'{name}: {there:.1f} pixels off in the {where}, {rest:.1f} elsewhere: it is not flat '
+             f'there, or stands before the rest (parallax)' for name, (there, rest, where) in found]
+    return tuple(lines[:5]) + ((f'… and {len(lines) - 5} more',) if len(lines) > 5 else ())
+
+# %% ../nbs/58_photographs.ipynb #cell-031
 def _grey8(pixels:np.ndarray)->np.ndarray: # (H,W) uint8
     "For comparisons of patches."
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -404,7 +420,7 @@ def _is_grey(array:np.ndarray)->bool:
     "Are its channels one?"
     return bool((array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all())
 
-# %% ../nbs/58_photographs.ipynb #cell-031
+# %% ../nbs/58_photographs.ipynb #cell-032
 def _kept(matches:list)->tuple[int, list]: # the reference, and all that lie on it
     "Refuses photographs of different pictures; a warning names those that are dropped."
     kept = [t for t, match in enumerate(matches) if match.homography is not None]
@@ -420,7 +436,7 @@ def _kept(matches:list)->tuple[int, list]: # the reference, and all that lie on 
         warnings.warn(f'dropped, because they do not match {name}: {printable(lost)}', stacklevel=3)
     return base, kept
 
-# %% ../nbs/58_photographs.ipynb #cell-032
+# %% ../nbs/58_photographs.ipynb #cell-033
 def _place(reference:int|str|None, names:list)->int|None:
     "The place of a photograph that was named."
     if reference is None or reference == 'best': return None
@@ -433,7 +449,7 @@ def _place(reference:int|str|None, names:list)->int|None:
                      f'{"more than one" if places else "none"} of '
                      f'{", ".join(map(printable, names))}')
 
-# %% ../nbs/58_photographs.ipynb #cell-034
+# %% ../nbs/58_photographs.ipynb #cell-035
 STRANGE = .3 # below this agreement a frame is mentioned
 
 def agreement(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDE', 'ENOUGH', 'feature_picture', 'features', 'clear_pairs', 'Match', 'fit_features', 'feature_pairs', 'fit_pairs',
            'moved', 'plausible', 'refine', 'area_likeness', 'two_motions', 'best_reference', 'match_photographs',
-           'refine_patches', 'patch_centres', 'patch_shift', 'warped']
+           'refine_patches', 'patch_pairs', 'patch_centres', 'patch_shift', 'region_residuals', 'parallax', 'warped']
 
 # %% ../nbs/57_registration.ipynb #cell-002
 from dataclasses import dataclass
@@ -68,6 +68,8 @@ class Match:
     reason:str=''                    # why it was dropped
     # 2: something before the picture, a mesh or a reflection, moves otherwise
     motions:int=1
+    # 3 rows of 3: median distance in each ninth of the reference, pixels; None: not measured
+    regions:list|None=None
 
 ENOUGH = 15 # pairs of features; chance alone gives half as many
 
@@ -224,13 +226,11 @@ def refine_patches(
     still:np.ndarray,      # (H',W') the reference
     side:int=64,           # of a patch
     most:int=240,          # patches
+    pairs:np.ndarray|None=None, # (N,2,2), as from `patch_pairs`; None: they are found
 )->np.ndarray: # (3,3)
     "The homography by patches at full size, or as it was where too few of them agree."
-    centres = patch_centres(still, side, most)
-    pairs = [shift for centre in centres if (shift := patch_shift(homography, moving, still, centre,
-        side)) is not None]
+    if pairs is None: pairs = patch_pairs(homography, moving, still, side, most)[0]
     if len(pairs) < 2*ENOUGH: return homography
-    pairs = np.float32(pairs)
     better, good = cv2.findHomography(pairs[:, 0], pairs[:, 1], cv2.USAC_MAGSAC, 1., maxIters=5000,
                                       confidence=.9999)
     if better is None or good.sum() < max(2*ENOUGH, len(pairs)/2): return homography
@@ -239,6 +239,23 @@ def refine_patches(
     far = np.abs(moved(corners, better) - moved(corners, homography)).max() > .004*max(h, w)
     return homography if far else better
 
+def patch_pairs(
+    homography:np.ndarray, # (3,3), from the photograph to the reference
+    moving:np.ndarray,     # (H,W) uint8 grey
+    still:np.ndarray,      # (H',W') the reference
+    side:int=64,           # of a patch
+    most:int=240,          # patches
+)->tuple[np.ndarray, np.ndarray]: # (N,2,2) and (M,2,2): points of the photograph, the reference
+    "The same points in both: found within side/8, and found only within side/2."
+    near, far = [], []
+    for centre in patch_centres(still, side, most):
+        if (pair := patch_shift(homography, moving, still, centre, side)) is not None:
+            near.append(pair)
+        elif (pair := patch_shift(homography, moving, still, centre, 4*side)) is not None:
+            far.append(pair)
+    return tuple(np.array(pairs, np.float32).reshape(-1, 2, 2) for pairs in (near, far))
+
+# %% ../nbs/57_registration.ipynb #cell-018
 def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x before y
     "Corners of the picture, spread evenly."
     scale = min(1, SIDE/max(still.shape))
@@ -248,11 +265,12 @@ def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x 
     inside = (centres >= side).all(1) & (centres < np.array(still.shape[::-1]) - side).all(1)
     return centres[inside]
 
-# %% ../nbs/57_registration.ipynb #cell-018
+# %% ../nbs/57_registration.ipynb #cell-019
 # the same point in both, x before y
 def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     "Where the reference's point lies in the photograph, by phase correlation of two patches."
     x, y = (centre - side//2).astype(int)
+    if min(x, y) < 0 or (np.array([x, y]) + side > still.shape[::-1]).any(): return None
     there = still[y:y + side, x:x + side].astype(np.float32)
     onto = np.array([[1., 0, -x], [0, 1, -y], [0, 0, 1]]) @ homography
     here = cv2.warpPerspective(moving, onto, (side, side), flags=cv2.INTER_CUBIC,
@@ -264,7 +282,36 @@ def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     back = moved([np.array(centre) - shift], np.linalg.inv(homography))[0]
     return back, np.array(centre, np.float64)
 
-# %% ../nbs/57_registration.ipynb #cell-019
+# %% ../nbs/57_registration.ipynb #cell-021
+def region_residuals(
+    homography:np.ndarray, # (3,3), from the photograph to the reference
+    pairs:np.ndarray,      # (N,2,2), as from `patch_pairs`
+    size:tuple,            # (H,W) of the reference
+    least:int=5,           # pairs; a ninth with fewer is not measured
+)->list: # 3 rows of 3: pixels, or None
+    "The median distance that is left in each ninth of the reference."
+    regions = [[None]*3 for _ in range(3)]
+    if not len(pairs): return regions
+    apart = np.linalg.norm(moved(pairs[:, 0], homography) - pairs[:, 1], axis=1)
+    column, row = (pairs[:, 1]*3/np.array(size[::-1])).astype(int).clip(0, 2).T
+    for i, j in np.ndindex(3, 3):
+        here = apart[(row == i) & (column == j)]
+        if len(here) >= least: regions[i][j] = float(np.median(here))
+    return regions
+
+def parallax(
+    regions:list, # 3 rows of 3, as from `region_residuals`
+)->tuple[float, float, str]|None: # pixels there, and elsewhere, and where; None: nowhere
+    "The ninth that moves otherwise than the rest."
+    rows, columns = ('upper', 'middle', 'lower'), ('left', 'centre', 'right')
+    known = sorted((regions[i][j], f'{rows[i]} {columns[j]}') for i, j in np.ndindex(3, 3)
+                   if regions[i][j] is not None)
+    if len(known) < 3: return None
+    worst, where = known[-1]
+    rest = float(np.median([value for value, _ in known[:-1]]))
+    return (worst, rest, where) if worst > 1 and worst > 3*rest else None
+
+# %% ../nbs/57_registration.ipynb #cell-022
 def warped(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool

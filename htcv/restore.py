@@ -25,6 +25,7 @@ from .model_families import SMALLEST
 from .fusion import LowResEstimate, blend_frames, working_size
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other
 from .photographs import find_photographs, printable, read_photographs
+from .rectification import rectify_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 
 # %% ../nbs/60_restore.ipynb #cell-009
@@ -38,6 +39,7 @@ class Restored(Layers):
     # what alignment says of each photograph, the dropped ones too
     matches:list=field(default_factory=list)
     cut:float=.5                             # at and above it a mask hides the picture
+    rectification:dict|None=None             # corners and homography, where it was cut out
 
     def map(self, change)->'Restored': # `change`: Tensor -> Tensor
         "The same with every tensor changed."
@@ -114,10 +116,11 @@ def load_frames(
     reference:int|str|None=None, # on this one; None: the best
     names:list|None=None,        # T; default: of the files, or numbers
     folder:Path|None=None,       # where pixels of files go; None: memory
-    tick:Callable=lambda: None,  # called once or twice for each file
+    tick:Callable=lambda: None,  # called once to three times for each file
+    rectify=False,               # as for `restore`
 )->Photographs:
     "Frames of one size, whatever they were given as."
-    if isinstance(frames, Photographs): return frames
+    if isinstance(frames, Photographs): return _rectified(frames, rectify, folder, tick)
     if isinstance(frames, (str, Path)): frames = find_photographs(frames)[0]
     pictures = _pictures(frames)
     if not pictures: raise ValueError('no frames were given: at least one is needed')
@@ -137,11 +140,18 @@ def load_frames(
         found = lay_on_each_other(deep, names, reference, folder, tick)
     elif all(files): found = replace(read_photographs(pictures, folder, tick), names=names)
     else: found = Photographs(_stacked(pictures, names), names)
+    found = _rectified(found, rectify, folder, tick)
     if min(found.size) < SMALLEST:
         raise ValueError(f'frames must be at least {SMALLEST}×{SMALLEST} pixels; got {found.size}')
     return found
 
 # %% ../nbs/60_restore.ipynb #cell-014
+def _rectified(photographs:Photographs, rectify, folder, tick)->Photographs:
+    "The picture alone, if that is wanted."
+    if rectify is None or rectify is False: return photographs
+    return rectify_photographs(photographs, None if rectify is True else rectify, folder, tick)
+
+# %% ../nbs/60_restore.ipynb #cell-015
 def _stacked(arrays:list, names:list)->np.ndarray:
     "Arrays of one size as one."
     for array, name in zip(arrays, names):
@@ -152,7 +162,7 @@ def _stacked(arrays:list, names:list)->np.ndarray:
     return np.stack([a.astype(np.float32)/(np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1)
                      for a in arrays])
 
-# %% ../nbs/60_restore.ipynb #cell-017
+# %% ../nbs/60_restore.ipynb #cell-018
 FADE = 8 # pixels of the working size over which a frame fades in from its border
 
 def fading(
@@ -184,13 +194,13 @@ def plan_frames(
     blended = blend_frames(small, plan.maps, views, model.exposure_penalty)
     return replace(plan, blended=(*blended, views))
 
-# %% ../nbs/60_restore.ipynb #cell-020
+# %% ../nbs/60_restore.ipynb #cell-021
 FILLS = ('model', 'none')
 GREY = .5            # of what is left out
 # pixels of all frames together in one strip: what a processor's cache holds is fastest
 STRIP = 200_000
 
-# %% ../nbs/60_restore.ipynb #cell-021
+# %% ../nbs/60_restore.ipynb #cell-022
 @torch.no_grad()
 def restored_strip(
     model:nn.Module,          # a `Fusion`
@@ -218,9 +228,9 @@ def restored_strip(
     source = found.source if fill == 'model' else found.source.where(sure > 0, GREY)
     light = found.light.clamp(0, 1) if lit else None
     return Restored(source, found.shadow, light, mask, occlusion_rgb, alpha, sure, x,
-                    photographs.names, photographs.matches, cut)
+                    photographs.names, photographs.matches, cut, photographs.rectification)
 
-# %% ../nbs/60_restore.ipynb #cell-022
+# %% ../nbs/60_restore.ipynb #cell-023
 def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, size:tuple,
              top:int, lit:bool):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
@@ -232,7 +242,7 @@ def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, s
         return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
                                  if isinstance(y, Tensor)})
 
-# %% ../nbs/60_restore.ipynb #cell-023
+# %% ../nbs/60_restore.ipynb #cell-024
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
@@ -248,7 +258,7 @@ def restored_strips(
                     unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
-# %% ../nbs/60_restore.ipynb #cell-024
+# %% ../nbs/60_restore.ipynb #cell-025
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, a preset that ships, a model; None: `fusion`
     device:str='cpu',                     # where it runs
@@ -267,7 +277,7 @@ def load_restorer(
                          f'by models of the family Fusion')
     return model, facts
 
-# %% ../nbs/60_restore.ipynb #cell-025
+# %% ../nbs/60_restore.ipynb #cell-026
 def check_options(
     fill:str='model',           # one of `FILLS`
     threshold:float|None=None,  # in (0, 1]
@@ -308,7 +318,7 @@ def strangers(
     return (f'{", ".join(strange)} hardly resemble the others: another picture, almost black, '
             'or hand-held and to be aligned')
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-027
 @contextmanager
 def default_float32()->Iterator[None]:
     "Within the block new tensors are float32, whatever somebody has set."
@@ -317,7 +327,7 @@ def default_float32()->Iterator[None]:
     try: yield
     finally: torch.set_default_dtype(before)
 
-# %% ../nbs/60_restore.ipynb #cell-027
+# %% ../nbs/60_restore.ipynb #cell-028
 def restore(
     # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     frames,
@@ -332,11 +342,13 @@ def restore(
     rows:int|None=None,                   # of a strip; None: as many as fit
     device:str='cpu',                     # where the model runs
     like:int|str|None=None,       # number or name of the frame whose light the source takes
+    # cut out the picture, upright: True finds its corners in the reference, or 4 points (x, y)
+    rectify=False,
 )->Restored:
     "The picture behind some photographs, and what lies on each of them."
     check_options(fill, threshold, side, rows)
     model, facts = load_restorer(weights, device)
-    photographs = load_frames(frames, align, reference, names)
+    photographs = load_frames(frames, align, reference, names, rectify=rectify)
     if strange := strangers(photographs): warnings.warn(strange, stacklevel=2)
     with default_float32():
         plan = plan_frames(model, photographs, side, frame_number(photographs.names, like))
@@ -349,7 +361,7 @@ def restore(
                                    f'and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-028
+# %% ../nbs/60_restore.ipynb #cell-029
 def joined(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

@@ -128,16 +128,19 @@ def write_restoration(
     device:str='cpu',
     progress:bool=False,
     like:str|None=None,        # photograph whose level and tint of light the source takes
+    rectify=False,             # the picture alone: True, or its four corners
 )->dict: # what `layers.json` holds
     "Restores photographs into files."
     from htcv.restore import load_frames
     model, facts = _restorer(weights, device)
     work, cut = draft/'work', facts.get('threshold', .5)
     work.mkdir()
-    step = Progress(len(given)*(1 + align), 'reading', progress)
-    photographs = load_frames(given, align, reference, folder=work, tick=step)
+    wanted = rectify is not False and rectify is not None
+    step = Progress(len(given)*(1 + align + wanted), 'reading', progress)
+    photographs = load_frames(given, align, reference, folder=work, tick=step, rectify=rectify)
     step.close()
-    settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align, like=like)
+    settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align, like=like,
+                    rectify=rectify)
     record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {},
                             progress)
     del photographs
@@ -306,9 +309,19 @@ def _probability(word:str)->float:
         raise argparse.ArgumentTypeError(f'a threshold lies in (0, 1]; got {word}')
     return value
 
+def _corners(word:str)->list: # 8 numbers
+    "Four corners, or what argparse says instead."
+    try: numbers = [float(x) for x in word.split(',')]
+    except ValueError: numbers = []
+    if len(numbers) != 8 or not all(abs(x) < 1e6 for x in numbers):
+        raise argparse.ArgumentTypeError(f'corners are eight numbers, x1,y1,x2,y2,x3,y3,x4,y4; '
+                                         f'got {word}')
+    return numbers
+
 EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
+  htcv_restore shots --out restored --align --rectify   and the picture alone, upright
   htcv_restore a.jpg b.jpg c.jpg --out restored --ora   and one layered file for GIMP or Krita
   htcv_restore shots --out restored --like 3.jpg        as bright and as warm as 3.jpg is
   htcv_restore shots --out restored --no-layers --fill none
@@ -349,6 +362,15 @@ OPTIONS = {
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
 # %% ../nbs/61_restore_command.ipynb #cell-037
+OPTIONS |= {
+    '--rectify': dict(action='store_true',
+                      help='the picture alone, upright, at its true aspect ratio: its corners are '
+                           'found in the reference photograph, or it is refused'),
+    '--corners': dict(type=_corners, metavar='X1,Y1,…,X4,Y4',
+                      help='rectify with these corners, pixels of the reference photograph as it '
+                           'is displayed, in any order')}
+
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -360,7 +382,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-038
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
@@ -373,7 +395,7 @@ def _given(words:list)->list:
         found += matches or [word]
     return found
 
-# %% ../nbs/61_restore_command.ipynb #cell-039
+# %% ../nbs/61_restore_command.ipynb #cell-040
 def _said_of(record:dict)->list:
     "Lines about one restoration."
     told = {name: why for name, why in record['left_out'].items() if why != 'hidden'}
@@ -395,7 +417,7 @@ def _said_of(record:dict)->list:
                     f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
-# %% ../nbs/61_restore_command.ipynb #cell-040
+# %% ../nbs/61_restore_command.ipynb #cell-041
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
     began, given = time.monotonic(), _given(options.frames)
@@ -417,7 +439,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
          f'{_duration(time.monotonic() - began)}')
     return 0
 
-# %% ../nbs/61_restore_command.ipynb #cell-041
+# %% ../nbs/61_restore_command.ipynb #cell-042
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
@@ -436,7 +458,7 @@ def _counted(results:list)->str:
     return ', '.join(f'{kinds.count(kind)} {kind}'
                      for kind in ('restored', 'done before', 'claimed', 'broken') if kind in kinds)
 
-# %% ../nbs/61_restore_command.ipynb #cell-042
+# %% ../nbs/61_restore_command.ipynb #cell-043
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
@@ -456,7 +478,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/61_restore_command.ipynb #cell-043
+# %% ../nbs/61_restore_command.ipynb #cell-044
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -468,12 +490,14 @@ def htcv_restore(
             rest = {name: getattr(options, name)
                     for name in ('align', 'reference', 'like', 'weights', 'fill', 'threshold',
                                  'layers', 'ora')}
+            rest['rectify'] = options.corners or options.rectify
             rest['device'] = _check_device(options.device) if options.device else _best_device()
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,
             PermissionError) as error:
-        said = str(error).replace('pass overwrite=True', 'pass --force')
-        _say('htcv_restore: ' + said.replace('pass align=True', 'pass --align'))
+        said = str(error)
+        for spoken, typed in _SPELLED_HERE.items(): said = said.replace(spoken, typed)
+        _say('htcv_restore: ' + said)
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         text = str(error) or 'not enough memory'
@@ -482,6 +506,10 @@ def htcv_restore(
     except KeyboardInterrupt as error:
         _say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
+
+# %% ../nbs/61_restore_command.ipynb #cell-045
+_SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
+                 'give them with corners=': 'give them with --corners '}
 
 def _best_device()->str:
     import torch

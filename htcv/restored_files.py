@@ -345,7 +345,8 @@ def describe(
     "What `layers.json` holds."
     names, stems, (H, W) = photographs.names, safe_stems(photographs.names), photographs.size
     matches = [dict(name=m.name, status=m.status, inliers=m.inliers, residual_pixels=m.residual,
-                    correlation=m.correlation, reason=m.reason,
+                    correlation=m.correlation, reason=m.reason, motions=m.motions,
+                    region_residual_pixels=m.regions,
                     homography=None if m.homography is None else m.homography.tolist())
                for m in photographs.matches]
     frames = [dict(name=name, stem=stem, coverage=float(c/writer.area),
@@ -357,6 +358,7 @@ def describe(
                 hidden=writer.hidden/writer.area, unsure=writer.unsure/writer.area,
                 advice=writer.advice(),
                 unseen_map=writer.small_map(),
+                rectification=photographs.rectification,
                 notes=list(photographs.notes), frames=frames, alignment=matches, left_out=skipped)
 
 # %% ../nbs/60_restored_files.ipynb #cell-029
