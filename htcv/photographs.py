@@ -394,7 +394,7 @@ def _other_motions(matches:list)->tuple: # of lines
     if not two: return ()
     named = ', '.join(two[:5]) + (' and others' if len(two) > 5 else '')
     return (f'{named}: two motions, a mesh or a reflection before the picture; '
-            'aligned by what most of it does: look at the result',)
+            'aligned by what most of it does, as far as that shows: look at the result',)
 
 def _refine(match:Match, moving:np.ndarray, still:np.ndarray):
     "The homography at full size, and what it leaves over in each ninth of the picture."

@@ -177,6 +177,7 @@ class Edges:
         along = x*normal[..., :1] + y*normal[..., 1:]
         return np.linalg.norm(along, axis=-1), np.sqrt((x*x + y*y).sum(-1))
 
+# %% ../nbs/58_rectification.ipynb #cell-017
 def pick(
     plane:np.ndarray,  # (h,w,3) float32
     points:np.ndarray, # (...,2), x before y
@@ -189,7 +190,7 @@ def pick(
     values = cv2.remap(plane, at.reshape(rows, 1024, 2), None, cv2.INTER_LINEAR)
     return values.reshape(-1, 3)[:len(flat)].reshape(*points.shape[:-1], 3)
 
-# %% ../nbs/58_rectification.ipynb #cell-017
+# %% ../nbs/58_rectification.ipynb #cell-018
 def segments(
     edges:Edges,
 )->tuple[np.ndarray, np.ndarray]: # (N,2,2) ends, and (N,) lengths
@@ -226,7 +227,7 @@ def lines(
     found.sort(key=lambda line: -line[0])
     return np.array(found)[:most, 1:] if found else np.zeros((0, 3))
 
-# %% ../nbs/58_rectification.ipynb #cell-018
+# %% ../nbs/58_rectification.ipynb #cell-019
 def line_support(
     edges:Edges,
     found:np.ndarray, # (L,3), as from `lines`
@@ -259,7 +260,7 @@ def crossings(
     return np.stack([x, y], -1), (meet & (x > -.02*w) & (x < 1.02*w)
                                   & (y > -.02*h) & (y < 1.02*h))
 
-# %% ../nbs/58_rectification.ipynb #cell-020
+# %% ../nbs/58_rectification.ipynb #cell-021
 def shares(
     edges:Edges,
     found:np.ndarray, # (L,3) lines
@@ -300,7 +301,7 @@ def quadrilaterals(
             and area_of(four) > area*edges.size[0]*edges.size[1]]
     return np.array([f for f, _ in kept]).reshape(-1, 4, 2), np.array([v for _, v in kept])
 
-# %% ../nbs/58_rectification.ipynb #cell-021
+# %% ../nbs/58_rectification.ipynb #cell-022
 def area_of(corners:np.ndarray)->float: # square pixels
     "Of a quadrilateral."
     return cv2.contourArea(np.asarray(corners, np.float32))
@@ -310,7 +311,7 @@ def _ordered(corners)->np.ndarray|None:
     try: return ordered_corners(corners)
     except ValueError: return None
 
-# %% ../nbs/58_rectification.ipynb #cell-023
+# %% ../nbs/58_rectification.ipynb #cell-024
 def side_profile(
     edges:Edges,
     start:np.ndarray,  # (2,) a corner
@@ -341,7 +342,7 @@ def quality(
         beyond.append(((on > max(EDGE, .5*contrast[-1])) & (on > .82*whole)).mean())
     return (min(support) + float(np.mean(support)))/2 - .6*float(np.mean(beyond)), min(contrast)
 
-# %% ../nbs/58_rectification.ipynb #cell-024
+# %% ../nbs/58_rectification.ipynb #cell-025
 def margins(
     outer:np.ndarray, # (4,2)
     inner:np.ndarray, # (4,2)
@@ -384,7 +385,7 @@ def inward(
     if not len(wide) or width.max() > .08: return ''
     return 'shadow' if all(is_shadow(edges, outer, inner, side) for side in wide) else ''
 
-# %% ../nbs/58_rectification.ipynb #cell-025
+# %% ../nbs/58_rectification.ipynb #cell-026
 CONVINCING = .85 # quality below which a quadrilateral is none
 
 def choose(
@@ -415,7 +416,7 @@ def choose(
         passed.append(what)
     return corners, passed
 
-# %% ../nbs/58_rectification.ipynb #cell-027
+# %% ../nbs/58_rectification.ipynb #cell-028
 def fit_side(
     edges:Edges,
     start:np.ndarray, # (2,)
@@ -444,7 +445,7 @@ def fit_side(
         weight = 1/np.hypot(1, apart/max(1.5*np.median(np.abs(apart)), .05))
     return start + normal*np.polyval(line, 0), end + normal*np.polyval(line, 1)
 
-# %% ../nbs/58_rectification.ipynb #cell-028
+# %% ../nbs/58_rectification.ipynb #cell-029
 def fit_corners(
     edges:Edges,
     corners:np.ndarray, # (4,2)
@@ -483,7 +484,7 @@ def find_corners(
         corners = fit_corners(Edges(pixels), corners, min(6, 1.5/scale))
     return corners, passed
 
-# %% ../nbs/58_rectification.ipynb #cell-030
+# %% ../nbs/58_rectification.ipynb #cell-031
 def median_picture(
     photographs:Photographs,
     side:int=1280, # of the longer side, at most

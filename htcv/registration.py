@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'ENOUGH', 'feature_picture', 'features', 'clear_pairs', 'Match', 'fit_features', 'feature_pairs', 'fit_pairs',
-           'moved', 'plausible', 'refine', 'area_likeness', 'two_motions', 'best_reference', 'match_photographs',
-           'refine_patches', 'patch_pairs', 'patch_centres', 'patch_shift', 'region_residuals', 'parallax', 'warped']
+           'moved', 'plausible', 'refine', 'area_likeness', 'area_motion', 'two_motions', 'best_reference',
+           'match_photographs', 'refine_patches', 'patch_pairs', 'patch_centres', 'patch_shift', 'region_residuals',
+           'parallax', 'warped']
 
 # %% ../nbs/57_registration.ipynb #cell-002
 from dataclasses import dataclass
@@ -158,6 +159,22 @@ def area_likeness(
     if inside.sum() < 64: return -1.
     return float(np.corrcoef(onto[inside], cv2.medianBlur(still, width)[inside])[0, 1])
 
+def area_motion(
+    homography:np.ndarray, # (3,3), from the photograph to the reference
+    moving:np.ndarray,     # (h,w) uint8, as from `feature_picture`
+    still:np.ndarray,      # (h',w')
+)->np.ndarray|None: # (3,3): the homography, shifted; None: it takes areas where they belong
+    "Where broad areas are, if they lie better elsewhere: phase correlation without thin things."
+    shape, width = still.shape[::-1], max(still.shape)//32*2 + 1
+    onto = cv2.warpPerspective(cv2.medianBlur(moving, width), homography, shape, borderValue=128)
+    onto, there = (x.astype(np.float32) - 128 for x in (onto, cv2.medianBlur(still, width)))
+    (x, y), _ = cv2.phaseCorrelate(onto, there, cv2.createHanningWindow(shape, cv2.CV_32F))
+    if np.hypot(x, y) < max(8, .01*max(still.shape)): return None
+    shifted = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]) @ homography
+    gain = area_likeness(shifted, moving, still) - area_likeness(homography, moving, still)
+    return shifted if gain > .15 else None
+
+# %% ../nbs/57_registration.ipynb #cell-014
 def two_motions(
     moving:tuple,        # features of the photograph
     still:tuple,         # of the reference
@@ -165,16 +182,19 @@ def two_motions(
     reference:np.ndarray,
 )->tuple[np.ndarray|None, np.ndarray, int]: # homography, its pairs, and how many motions there are
     "The homography that most of the picture follows."
-    pairs = feature_pairs(moving, still)
+    pairs, far = feature_pairs(moving, still), max(8, .01*max(reference.shape))
     first, good = fit_pairs(pairs)
     if first is None: return first, good, 1
-    apart = np.linalg.norm(moved(pairs[:, 0], first) - pairs[:, 1], axis=1)
-    second, more = fit_pairs(pairs[apart > max(8, .01*max(reference.shape))])
-    if len(more) < 2*ENOUGH or not plausible(second, picture.shape): return first, good, 1
-    likeness = [area_likeness(one, picture, reference) for one in (first, second)]
-    return (first, good, 2) if likeness[0] >= likeness[1] else (second, more, 2)
+    def apart(one): return np.linalg.norm(moved(pairs[:, 0], one) - pairs[:, 1], axis=1)
+    fits, elsewhere = [(first, good)], area_motion(first, picture, reference)
+    tries = [(fit_pairs(pairs[apart(first) > far]), 2*ENOUGH)]
+    if elsewhere is not None: tries.append((fit_pairs(pairs[apart(elsewhere) < 3*far]), ENOUGH))
+    for (one, more), least in tries:
+        if len(more) >= least and plausible(one, picture.shape): fits.append((one, more))
+    best = max(fits, key=lambda fit: area_likeness(fit[0], picture, reference))
+    return *best, 1 + (len(fits) > 1 or elsewhere is not None)
 
-# %% ../nbs/57_registration.ipynb #cell-014
+# %% ../nbs/57_registration.ipynb #cell-015
 def best_reference(
     found:list,     # T, as from `features`
     strong:int=800, # features of each that are compared
@@ -187,7 +207,7 @@ def best_reference(
         return sum(n >= ENOUGH for n in counts), sum(counts)
     return max(best, key=value)
 
-# %% ../nbs/57_registration.ipynb #cell-015
+# %% ../nbs/57_registration.ipynb #cell-016
 def match_photographs(
     names:list,     # T
     pictures:list,  # T feature pictures
@@ -219,7 +239,7 @@ def match_photographs(
             match.homography = full @ homography @ _scaling(sizes[t], pictures[t].shape)
     return matches
 
-# %% ../nbs/57_registration.ipynb #cell-017
+# %% ../nbs/57_registration.ipynb #cell-018
 def refine_patches(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     moving:np.ndarray,     # (H,W) uint8 grey, the photograph at full size
@@ -255,7 +275,7 @@ def patch_pairs(
             far.append(pair)
     return tuple(np.array(pairs, np.float32).reshape(-1, 2, 2) for pairs in (near, far))
 
-# %% ../nbs/57_registration.ipynb #cell-018
+# %% ../nbs/57_registration.ipynb #cell-019
 def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x before y
     "Corners of the picture, spread evenly."
     scale = min(1, SIDE/max(still.shape))
@@ -265,7 +285,7 @@ def patch_centres(still:np.ndarray, side:int, most:int)->np.ndarray: # (N,2), x 
     inside = (centres >= side).all(1) & (centres < np.array(still.shape[::-1]) - side).all(1)
     return centres[inside]
 
-# %% ../nbs/57_registration.ipynb #cell-019
+# %% ../nbs/57_registration.ipynb #cell-020
 # the same point in both, x before y
 def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     "Where the reference's point lies in the photograph, by phase correlation of two patches."
@@ -282,7 +302,7 @@ def patch_shift(homography, moving, still, centre, side:int)->tuple|None:
     back = moved([np.array(centre) - shift], np.linalg.inv(homography))[0]
     return back, np.array(centre, np.float64)
 
-# %% ../nbs/57_registration.ipynb #cell-021
+# %% ../nbs/57_registration.ipynb #cell-022
 def region_residuals(
     homography:np.ndarray, # (3,3), from the photograph to the reference
     pairs:np.ndarray,      # (N,2,2), as from `patch_pairs`
@@ -311,7 +331,7 @@ def parallax(
     rest = float(np.median([value for value, _ in known[:-1]]))
     return (worst, rest, where) if worst > 1 and worst > 3*rest else None
 
-# %% ../nbs/57_registration.ipynb #cell-022
+# %% ../nbs/57_registration.ipynb #cell-023
 def warped(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool
