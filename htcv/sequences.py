@@ -23,7 +23,8 @@ from torch import Tensor
 from .composition import Layers, check_layers
 from .files import atomic_folder, natural
 from .image_formats import SUFFIXES
-from .images import check_values, read_image, read_mask, read_samples, to_tensor, write_image
+from .images import (MAX_PIXELS, check_values, image_size, read_image, read_mask, read_samples,
+                         resize, to_tensor, upright, write_image)
 
 # %% ../nbs/02_sequences.ipynb #cell-009
 @dataclass
