@@ -50,6 +50,7 @@ def begun(*words, script=TESTS/"cluster_stub.py"):
 
 # ---- processes of this machine
 
+@pytest.mark.slow
 def test_who_kills_is_named_and_costs_nobody_else(album, monkeypatch):
     "Two killers among eight, one of which takes more memory than its share; a neighbour blamed with them is cleared."
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**9) # half of it for each
@@ -63,6 +64,7 @@ def test_who_kills_is_named_and_costs_nobody_else(album, monkeypatch):
     assert sorted(os.listdir("out")) == sorted(others), "no draft, no lock is left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, to_all, status", [(signal.SIGKILL, False, -9), (signal.SIGTERM, False, 143), (signal.SIGINT, True, 130)])
 def test_no_process_outlives_its_parent_and_the_same_line_does_the_rest(album, number, to_all, status):
     names = album(20)
@@ -85,6 +87,7 @@ def test_no_process_outlives_its_parent_and_the_same_line_does_the_rest(album, n
     assert sorted(os.listdir("out")) == sorted(names)
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_the_first_folder(album):
     "Ctrl-C while processes are being started."
     album(4)
@@ -155,6 +158,7 @@ def each_once_though_workers_die(scheduler, n, **options):
     assert all(os.stat(f"out/{name}/layers.json").st_ino == inode for name, inode in seen.items())
 
 
+@pytest.mark.slow
 def test_each_folder_once_though_workers_die(album, scheduler):
     names = album(40)
     each_once_though_workers_die(scheduler, 40)
@@ -178,6 +182,7 @@ def test_each_restoration_once_though_workers_die(tmp_path, monkeypatch, schedul
     assert all(json.loads(Path("out", str(i), "layers.json").read_text())["height"] == 16 + i % 17 for i in range(40))
 
 
+@pytest.mark.slow
 def test_two_clients_of_one_scheduler(album, scheduler):
     "Every folder is done by one of them; nobody waits for the other."
     address, worker, _ = scheduler
@@ -189,6 +194,7 @@ def test_two_clients_of_one_scheduler(album, scheduler):
     assert sum(statuses(found[0])["claimed"] for _, found in both) <= 1
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away(album, scheduler, capsys):
     address, worker, process = scheduler
     album(40); worker()
