@@ -16,7 +16,6 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 

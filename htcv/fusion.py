@@ -6,8 +6,8 @@
 __all__ = ['MAPS', 'MAX_SPREAD', 'MAX_SKEW', 'TOLERANCE', 'FusionConfig', 'expose', 'filmic_to_linear', 'clamp_leaky',
            'clip_gently', 'pooled', 'SetBlock', 'Gathering', 'SetUNet', 'PerPixel', 'Reading', 'read', 'resized',
            'working_size', 'delit', 'blend', 'exposed_well', 'FusionPrediction', 'Fusion', 'knows_bfloat16', 'Plan',
-           'light_is_steady', 'equalised_median', 'frame_level', 'enlarged', 'enlarged_axis', 'rim_inputs', 'lighting',
-           'expected_error', 'confidence']
+           'light_changes', 'light_is_steady', 'equalised_median', 'frame_level', 'enlarged', 'enlarged_axis',
+           'rim_inputs', 'lighting', 'expected_error', 'confidence']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import functools, math
@@ -524,17 +524,24 @@ class Plan:
 # of steady light: in stops, and from -1 (some frames are darker) to 1 (some are brighter)
 MAX_SPREAD, MAX_SKEW = .3, .3
 
-def light_is_steady(
+def light_changes(
     gains:Tensor, # (B,3,T,h,w), powers of two against the median frame, as from `equalise_gains`
-)->Tensor: # (B,) bool
-    "Does the smooth light hardly change from frame to frame, and to both sides alike?"
+)->tuple[Tensor, Tensor]: # (B,) spread over the frames, in stops, and skew in [-1,1]
+    "How much the smooth light changes from frame to frame, and whether only to one side."
     grey = gains.mean(1)
     beyond = grey - median_source(grey.unsqueeze(1))
     spread = grey.std(1, correction=min(1, grey.shape[1] - 1)).mean((-2, -1))
     brighter, darker = (x.clamp(min=0).amax(1).mean((-2, -1)) for x in (beyond, -beyond))
-    skew = (brighter - darker)/(brighter + darker + .02)
+    return spread, (brighter - darker)/(brighter + darker + .02)
+
+def light_is_steady(
+    gains:Tensor, # as for `light_changes`
+)->Tensor: # (B,) bool
+    "Does the smooth light hardly change, and not only by lamps that are added?"
+    spread, skew = light_changes(gains)
     return (spread < MAX_SPREAD) & (skew < MAX_SKEW)
 
+# %% ../nbs/41_fusion.ipynb #cell-044
 def equalised_median(
     frames:Tensor,    # (B,3,T,H,W)
     gains:Tensor,     # as large, powers of two
@@ -547,7 +554,7 @@ def equalised_median(
     low, high = even.nanmedian(2).values, -(-even).nanmedian(2).values
     return ((low + high)/2).nan_to_num(.5).clamp(0, 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-044
+# %% ../nbs/41_fusion.ipynb #cell-045
 def frame_level(
     reading:Reading, # maps (B,C,T,h,w)
     t:int,           # a frame
@@ -561,7 +568,7 @@ def frame_level(
     level = (part + .05*mean)/(whole + .05)
     return F.interpolate(level, size=stops.shape[-2:], mode='bilinear')
 
-# %% ../nbs/41_fusion.ipynb #cell-045
+# %% ../nbs/41_fusion.ipynb #cell-046
 @patch
 def plan(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -589,7 +596,7 @@ def plan(self:Fusion,
     return Plan(reading, curve, gain, more, first, (source, weights, views), steady, error, level,
                 gains, is_steady)
 
-# %% ../nbs/41_fusion.ipynb #cell-048
+# %% ../nbs/41_fusion.ipynb #cell-049
 def enlarged(
     x:Tensor,       # (...,h,w)
     size:tuple,     # (H,W) of the whole
@@ -609,7 +616,7 @@ def enlarged(
     x = enlarged_axis(x, -2, size[0], top, rows)
     return enlarged_axis(x, -1, size[1], left, columns)
 
-# %% ../nbs/41_fusion.ipynb #cell-049
+# %% ../nbs/41_fusion.ipynb #cell-050
 def enlarged_axis(
     x:Tensor,  # (...,h,w)
     axis:int,  # -2: rows, -1: columns
@@ -628,7 +635,7 @@ def enlarged_axis(
     share = share[:, None] if axis == -2 else share
     return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
 
-# %% ../nbs/41_fusion.ipynb #cell-052
+# %% ../nbs/41_fusion.ipynb #cell-053
 @patch
 def refined(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W)
@@ -658,7 +665,7 @@ def rim_inputs(
         seen = [4*off, 4*size, size.amax(1, keepdim=True).clamp(min=1/255).log2()/4, frames]
     return torch.cat([mask/4, *seen], 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-053
+# %% ../nbs/41_fusion.ipynb #cell-054
 @patch
 def carry_out(self:Fusion,
     frames:Tensor,       # (B,3,T,H,W), or a tile of them
@@ -704,7 +711,7 @@ def carry_out(self:Fusion,
                             mask*reading.alpha.sigmoid(),
                             sure, weights, views, plan.first, curve, unbounded, error)
 
-# %% ../nbs/41_fusion.ipynb #cell-054
+# %% ../nbs/41_fusion.ipynb #cell-055
 @patch
 def forward(self:Fusion,
     frames:Tensor,   # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -714,7 +721,7 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.carry_out(frames, self.plan(frames, side))
 
-# %% ../nbs/41_fusion.ipynb #cell-055
+# %% ../nbs/41_fusion.ipynb #cell-056
 def lighting(
     source:Tensor,   # (B,3,H,W), as the lamps light it
     reading:Reading, # maps (B,C,T,H,W)
@@ -727,7 +734,7 @@ def lighting(
     unoccluded = expose(still, reading.stops + reading.shading, curve, more=reading.gloss*share)
     return canonical_layers(source if bounded is None else bounded, bare, unoccluded)
 
-# %% ../nbs/41_fusion.ipynb #cell-056
+# %% ../nbs/41_fusion.ipynb #cell-057
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
 def expected_error(
@@ -741,7 +748,7 @@ def expected_error(
     apart = ((views - source.unsqueeze(2)).abs()*weights).sum(2).mean(1, keepdim=True).detach()
     return (level + spread*((apart + .01)/.03).log()).exp()
 
-# %% ../nbs/41_fusion.ipynb #cell-058
+# %% ../nbs/41_fusion.ipynb #cell-059
 def confidence(
     frames:Tensor, # (B,3,T,H,W)
     mask:Tensor,   # (B,1,T,H,W) in [0,1]
@@ -752,7 +759,7 @@ def confidence(
     drowned = (frames.amax(1, keepdim=True) < 1/255) & (stops.amax(1, keepdim=True) < -1)
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
-# %% ../nbs/41_fusion.ipynb #cell-061
+# %% ../nbs/41_fusion.ipynb #cell-062
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(relative=True, residual=False),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,

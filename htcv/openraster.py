@@ -15,7 +15,6 @@ from xml.etree import ElementTree as xml
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .composition import Layers

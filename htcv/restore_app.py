@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .app_controls import Cancelled, DiskChooser, Job, drop_zone, in_words, inputs, outputs
+from .app_controls import Cancelled, DiskChooser, Job, drop_zone, inputs, outputs
 from .app_controls import plain_upload
 from .app_files import Choice, Upload, chosen_on_disk, examples, file_link, in_app_words
 from .app_files import roomy_folder, write_new
 from .app_results import StoredRestoration, relit
+from .console import duration
 from .files import printable
 from .openraster import png_bytes
 from .restore import frame_number, load_frames, load_restorer, plan_frames, restored_strips
@@ -149,7 +150,7 @@ def busy(self:RestoreApp,
 def advance(self:RestoreApp, share:float, what:str, left:float|None=None):
     "Moves the progress bar: share of the work in [0,1], what is being done, seconds left."
     self.at['progress'].value = min(share, 1.)
-    self.say(f'{what} …' + (f' about {in_words(left)} left' if left else ''))
+    self.say(f'{what} …' + (f' about {duration(left)} left' if left else ''))
 
 # %% ../nbs/62_restore_app.ipynb #cell-013
 @patch
@@ -363,7 +364,7 @@ def run(self:RestoreApp, _=None):
     def show(found):
         old, (self.restored, self.doubt, (self.view, self.confidence)) = self.restored, found
         self.take_in()
-        self.say(f'{self.report()} It took {in_words(time.perf_counter() - began)}.')
+        self.say(f'{self.report()} It took {duration(time.perf_counter() - began)}.')
         if old: shutil.rmtree(old.folder, ignore_errors=True)
     self.start(lambda job: self.restore(choice, job), show, choice.plain)
 

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
-from .console import Progress, at_most, duration, say, signals_interrupt, table_lines, tell
-from .files import PER_FRAME, Busy, atomic_folder, clear_drafts, natural, printable, safe_stems
+from .console import Progress, at_most, duration, print_result, say, signals_interrupt
+from .console import table_lines
+from .files import PER_FRAME, Busy, atomic_folder, clear_drafts, natural, printable
 
 # %% ../nbs/61_restore_command.ipynb #cell-007
 @lru_cache(maxsize=1)
@@ -355,14 +356,14 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
     say(*_said_of(record))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
-    tell(f"{len(record['order'])} photographs of {record['width']}×{record['height']}; shown by "
-          f"none of them: "
-          f"{_percent(record['hidden'])} of the picture"
-          + (f': {guess}' if record['hidden'] else '')
-          + (f'; uncertain: {_percent(record["unsure"])} (dark in confidence.png)'
-             if record['unsure'] > 1e-3 else ''))
+    shown = f"{len(record['order'])} photographs of {record['width']}×{record['height']}; "
+    shown += f"shown by none of them: {_percent(record['hidden'])} of the picture"
+    if record['hidden']: shown += f': {guess}'
+    if record['unsure'] > 1e-3:
+        shown += f"; uncertain: {_percent(record['unsure'])} (dark in confidence.png)"
+    print_result(shown)
     say(f'look at {printable(options.out)}/contact_sheet.png; it took '
-         f'{duration(time.monotonic() - began)}')
+        f'{duration(time.monotonic() - began)}')
     return 0
 
 # %% ../nbs/61_restore_command.ipynb #cell-037
@@ -372,7 +373,7 @@ def _run_each(options, rest:dict, done:dict)->int: # exit status
     results = restore_each(_given(options.frames)[0], options.out, options.jobs, progress=True,
                            force=options.force, scheduler=options.scheduler, results=done, **rest)
     say(*_outcome_table(results))
-    tell(_counted(results))
+    print_result(_counted(results))
     say(f'it took {duration(time.monotonic() - began)}')
     return 1 if any(outcome.status == 'broken' for outcome in results) else 0
 
