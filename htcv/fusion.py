@@ -529,7 +529,8 @@ def light_changes(
 )->tuple[Tensor, Tensor]: # (B,) spread over the frames, in stops, and skew in [-1,1]
     "How much the smooth light changes from frame to frame, and whether only to one side."
     grey = gains.mean(1)
-    beyond = grey - median_source(grey.unsqueeze(1))
+    middle = sort_frames(grey.unsqueeze(1))[(grey.shape[1] - 1)//2] # of two, the darker
+    beyond = grey - middle
     spread = grey.std(1, correction=min(1, grey.shape[1] - 1)).mean((-2, -1))
     brighter, darker = (x.clamp(min=0).amax(1).mean((-2, -1)) for x in (beyond, -beyond))
     return spread, (brighter - darker)/(brighter + darker + .02)
