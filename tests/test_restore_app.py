@@ -10,6 +10,7 @@ from htcv.app_files import in_app_words
 from htcv.rendering import benchmark_folder
 
 PATIENCE = 120  # seconds for one thing to happen: a busy machine takes its time
+DRAWN_ANEW = ("StaleElementReferenceException", "ElementClickInterceptedException", "ElementNotInteractableException")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--window-size=1500,1150"]
 
@@ -63,13 +64,28 @@ def answers(address):
 
 
 def wait_for(look, what, patience=PATIENCE):
-    "What `look` finds, as soon as it finds something."
+    "What `look` finds, as soon as it finds something; a page that is drawn anew while it is read is read again."
     end = time.time() + patience
     while time.time() < end:
-        found = look()
+        try: found = look()
+        except Exception as error:
+            if type(error).__name__ not in DRAWN_ANEW: raise
+            found = None
         if found: return found
         time.sleep(.3)
     pytest.fail(f"waited {patience} s for {what}")
+
+
+def test_an_element_that_was_replaced_is_looked_for_again():
+    StaleElementReferenceException = type("StaleElementReferenceException", (Exception,), {})
+    looks = iter([StaleElementReferenceException(), None, "found"])
+    def look():
+        found = next(looks)
+        if isinstance(found, Exception): raise found
+        return found
+    assert wait_for(look, "it", 5) == "found"
+    def broken(): raise ValueError("another fault")
+    with pytest.raises(ValueError): wait_for(broken, "it", 5)
 
 
 class Page:
@@ -80,7 +96,19 @@ class Page:
 
     def one(self, selector): return wait_for(lambda: self.all(selector), selector)[0]
 
-    def button(self, text): return wait_for(lambda: [b for b in self.all(".jp-OutputArea button") if text in b.text], f"a button {text}")[0]
+    def button(self, text):
+        return wait_for(lambda: [b for b in self.all(".jp-OutputArea button") if text in b.text], f"a button {text}")[0]
+
+    def is_enabled(self, text): return wait_for(lambda: [self.button(text).is_enabled()], f"a button {text}")[0]
+
+    def press(self, text): self.click(".jp-OutputArea button", lambda b: text in b.text, f"a button {text}")
+
+    def click(self, selector, fits, what):
+        def click():
+            found = [e for e in self.all(selector) if fits(e)]
+            if found: found[0].click()
+            return found
+        wait_for(click, what)
 
     def pictures(self):
         "The bytes of the pictures that are shown: the large one and the film strip."
@@ -150,9 +178,8 @@ def run_all(page):
     "Run All Cells, from the menu."
     wait_for(lambda: "| Idle" in page.one("#jp-bottom-panel").text, "the kernel to be ready")
     wait_for(lambda: [e for e in page.all(".jp-Notebook .jp-CodeCell .cm-content") if e.is_displayed()], "the cell")
-    def item(selector, text): return wait_for(lambda: [e for e in page.all(selector) if e.text.strip() == text], text)[0]
-    item(".lm-MenuBar-itemLabel", "Run").click()
-    item(".lm-Menu-itemLabel", "Run All Cells").click()
+    page.click(".lm-MenuBar-itemLabel", lambda e: e.text.strip() == "Run", "the menu Run")
+    page.click(".lm-Menu-itemLabel", lambda e: e.text.strip() == "Run All Cells", "Run All Cells")
     page.button("Restore")
     wait_for(lambda: len(page.pictures()) == 2, "the first frames")
 
@@ -160,8 +187,8 @@ def run_all(page):
 def move(page, name):
     "Two steps up, on the slider of this name."
     from selenium.webdriver import ActionChains, Keys
-    row = next(s for s in page.all(".widget-slider") if s.text.startswith(name))
-    handle = row.find_element("css selector", ".noUi-handle")
+    handle = wait_for(lambda: [s.find_element("css selector", ".noUi-handle") for s in page.all(".widget-slider")
+                               if s.text.startswith(name)], f"the slider {name}")[0]
     page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
     ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT*2).perform()
 
@@ -177,7 +204,7 @@ def test_a_person_restores_photographs(page, home, tmp_path):
     page.upload([*shots, tmp_path/"letter.png"])
     wait_for(lambda: "letter.png is damaged or no picture" in page.message(), "the refusal")
     page.shoot("2-refused")
-    assert not page.button("Restore").is_enabled() and not page.all(".jp-RenderedText[data-mime-type*=stderr]")
+    assert not page.is_enabled("Restore") and not page.all(".jp-RenderedText[data-mime-type*=stderr]")
 
     # three good ones are dropped, the fourth is pasted
     page.give("drop", shots[:3])
@@ -186,7 +213,7 @@ def test_a_person_restores_photographs(page, home, tmp_path):
     wait_for(lambda: "4 photographs. Press Restore." in page.message(), "the pasted one")
     uploaded = wait_for(page.pictures, "their pictures")
     assert len(uploaded) == 2
-    page.button("Restore").click()
+    page.press("Restore")
     wait_for(lambda: "4 photographs of 256×256 pixels restored." in page.message(), "the restored picture")
     now = page.until_changed(uploaded)
     page.shoot("3-restored")
@@ -198,11 +225,11 @@ def test_a_person_restores_photographs(page, home, tmp_path):
     page.shoot("4-lit-again")
 
     # files beside the notebook, and links to them that this browser may follow
-    page.button("All layers (.zip)").click()
+    page.press("All layers (.zip)")
     content = page.fetched(page.link("restored-layers.zip"))
     assert len(zipfile.ZipFile(io.BytesIO(content)).namelist()) == 18
     assert content == (home/"notebooks"/"restored-layers.zip").read_bytes()
-    page.button("Layers (.ora)").click()
+    page.press("Layers (.ora)")
     assert "/files/restored-layers.ora" in page.link("restored-layers.ora").get_attribute("href")
     page.shoot("5-saved")
 
@@ -210,7 +237,7 @@ def test_a_person_restores_photographs(page, home, tmp_path):
     field = page.one(".jp-OutputArea input[placeholder*='on disk']")
     field.send_keys(str(benchmark_folder()/"6") + "\n")
     wait_for(lambda: "10 photographs. Press Restore." in page.message(), "those on disk")
-    page.button("Browse").click()
+    page.press("Browse")
     wait_for(lambda: [e for e in page.all(".jp-OutputArea select option") if e.text == "gt.png"], "the listing")
     page.shoot("6-on-disk")
     assert not page.all(".jp-RenderedText[data-mime-type*=error]")
@@ -246,18 +273,18 @@ def test_sixteen_photographs_of_a_phone_arrive(root, driver, tmp_path_factory, s
         page.shoot(f"7-uploaded-{settings.replace(' ', '-')}")
 
         # Cancel is answered at once, and the app goes on working
-        page.button("Restore").click()
+        page.press("Restore")
         wait_for(lambda: " left" in page.message(), "the time that is left")
         page.shoot("8-running")
         began = time.time()
-        page.button("Cancel").click()
+        page.press("Cancel")
         wait_for(lambda: "Cancelled." in page.message() and page.button("Restore").is_displayed(), "the end", 10)
         assert time.time() - began < 3
         if settings == "plain": return
 
-        page.button("Restore").click()
+        page.press("Restore")
         wait_for(lambda: "16 photographs of 4000×3000 pixels restored." in page.message(), "the restored picture", 1500)
-        page.button("Save image").click()
+        page.press("Save image")
         wait_for(lambda: "Saved restored.png" in page.message(), "the image")
         page.shoot("9-saved")
         assert Image.open(home/"notebooks"/"restored.png").size == (4000, 3000)
@@ -277,7 +304,7 @@ def test_without_anywidget_there_is_a_button_and_its_limit_is_told(root, driver,
         page.shoot("10-without-anywidget")
         assert not page.all(".htcv-drop")
         driver.execute_script("HTMLInputElement.prototype.click = function() { this.value = ''; this.id = 'files'; this.style.display = ''; document.body.append(this) }")
-        page.button("Upload").click()
+        page.press("Upload")
         page.one("#files").send_keys("\n".join(str(benchmark_folder()/"7"/f"{n}.png") for n in (1, 3)))
         wait_for(lambda: "2 photographs. Press Restore." in page.message(), "the upload")
 
