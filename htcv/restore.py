@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from .composition import Layers, compose
 from .model_families import SMALLEST
-from .fusion import Plan, blend, working_size
+from .frame_maps import blend_frames
+from .frame_sizes import working_size
+from .fusion import LowResEstimate
 from .photographs import STRANGE, Photographs, agreement, align as lay_on_each_other
 from .photographs import find_photographs, printable, read_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
@@ -172,16 +174,17 @@ def plan_frames(
     photographs:Photographs,
     side:int|None=None,       # working size; default: that of the model
     like:int|None=None,       # frame whose level and tint the source takes; None: estimated
-)->Plan:
+)->LowResEstimate:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
     small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
     small = small.to(device)
-    plan = model.plan(small, side, like)
+    plan = model.estimate_lowres(small, side, like)
     if photographs.seen is None: return plan
-    plan.reading.weight = plan.reading.weight + fading(share).to(device)
-    views = plan.small[2]
-    return replace(plan, small=(*blend(small, plan.reading, views, model.habits), views))
+    plan.maps.weight = plan.maps.weight + fading(share).to(device)
+    views = plan.blended[2]
+    blended = blend_frames(small, plan.maps, views, model.exposure_penalty)
+    return replace(plan, blended=(*blended, views))
 
 # %% ../nbs/60_restore.ipynb #cell-020
 FILLS = ('model', 'none')
@@ -194,7 +197,7 @@ STRIP = 200_000
 def restored_strip(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     top:int=0,                # first row
     rows:int|None=None,       # how many; None: all
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
@@ -208,11 +211,11 @@ def restored_strip(
     lit = layers or bool((x.amin((1, 2)) > .99).any())
     found = _fullres(model, x, seen if photographs.seen is not None else None, plan,
                      photographs.size, top, lit)
-    mask, sure, alpha = found.occlusion_mask, found.confidence, found.alpha
+    mask, alpha = found.occlusion_mask, found.alpha
     occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
     cut = cut if threshold is None else threshold
-    sure = sure.where(sure > 1 - cut, 0)
+    sure = found.confidence.clamp(min=1/255).where(found.visible > 1 - cut, 0)
     if threshold is not None: mask = (mask >= threshold).float()
     source = found.source if fill == 'model' else found.source.where(sure > 0, GREY)
     light = found.light.clamp(0, 1) if lit else None
@@ -220,11 +223,12 @@ def restored_strip(
                     photographs.names, photographs.matches, cut)
 
 # %% ../nbs/60_restore.ipynb #cell-022
-def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple, top:int, lit:bool):
+def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, size:tuple,
+             top:int, lit:bool):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
-    device = plan.reading.mask.device
+    device = plan.maps.mask.device
     with torch.inference_mode():
-        found = model.carry_out(x.to(device), plan, size, (top, 0),
+        found = model.apply_fullres(x.to(device), plan, size, (top, 0),
                                 None if seen is None else seen.to(device), lit)
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
         return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
@@ -234,7 +238,7 @@ def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:Plan, size:tuple,
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
-    plan:Plan,                # as from `plan_frames`
+    plan:LowResEstimate,      # as from `plan_frames`
     rows:int|None=None,       # of a strip; None: as many as fit
     progress:bool=False,      # a bar on stderr, where that is a terminal
     **options                 # of `restored_strip`
@@ -260,7 +264,7 @@ def load_restorer(
             weights or 'fusion') if weights is None or weights in SHIPPED else Path(weights)
         facts = weights_facts(path)
         model = load_decomposer(path, device).float()
-    if not hasattr(model, 'carry_out'):
+    if not hasattr(model, 'apply_fullres'):
         raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored '
                          f'by models of the family Fusion')
     return model, facts

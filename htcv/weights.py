@@ -51,6 +51,17 @@ def _umask()->int:
     os.umask(now)
     return now
 
+def _present_names(
+    named:dict, # fields of a configuration, or dotted names of weights
+    family:str, # as it stands in the file
+)->dict: # the same under today's names, without switches that are gone and were off
+    "Files that were written before a rename keep loading: see `Fusion.RENAMED` for an example."
+    model = FAMILIES[family]
+    names, gone = getattr(model, 'RENAMED', {}), getattr(model, 'RETIRED', {})
+    def present(name): return '.'.join(names.get(part, part) for part in name.split('.'))
+    return {present(name): value for name, value in named.items()
+            if name not in gone or value != gone[name]}
+
 def _read_config(metadata:dict, path:Path):
     "The configuration from a file's metadata; files without a family are of the first one."
     if metadata.get('format') != FILE_FORMAT:
@@ -60,7 +71,10 @@ def _read_config(metadata:dict, path:Path):
     if not load_family(family):
         raise ValueError(f'{path} holds a model of the family {family!r}; known are '
                          f'{", ".join(HOMES)}')
-    try: return configure(CONFIGS[family](), json.loads(metadata['config']))
+    try:
+        given = json.loads(metadata['config'])
+        if not isinstance(given, dict): raise ValueError(f'it is {given!r} and no table of fields')
+        return configure(CONFIGS[family](), _present_names(given, family))
     except (KeyError, TypeError, ValueError) as error:
         commit = f' (at commit {metadata["commit"]})' if metadata.get('commit') else ''
         raise ValueError(f'{path} holds no usable configuration: {error}. A file that another '
@@ -92,6 +106,7 @@ def load_decomposer(
         raise ValueError(f'{path} is not a whole safetensors file: {error}') from error
     config = _read_config(metadata, path)
     with torch.device('meta'): model = FAMILIES[type(config).__name__](config)
+    weights = _present_names(weights, type(config).__name__)
     _check_weights(model, weights, path)
     spoilt = [name for name, x in weights.items() if not torch.isfinite(x).all()]
     if spoilt:

@@ -69,7 +69,7 @@ def training(row):
     batch = dict(frames=frames) | {name: x for name, x in vars(layers).items()}
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     def loss():
-        if hasattr(model, "carry_out"): return fusion_loss(model, batch)["loss"]
+        if hasattr(model, "apply_fullres"): return fusion_loss(model, batch)["loss"]
         seen = model(frames)
         return sum(l1_loss(getattr(seen, name), batch[name].expand_as(getattr(seen, name))) for name in ("source", "occlusion_mask", "occlusion_rgb")) + \
                sum((getattr(seen, name) - batch[name]).abs().mean() for name in ("shadow", "light"))
@@ -90,7 +90,8 @@ def labels(row):
 
 
 def data(row):
-    from htcv.scene_bank import RelitSequences, draw_batch, drawn_scenes, sample_images
+    from htcv.scene_bank import drawn_scenes, sample_images
+    from htcv.training_sequences import RelitSequences, draw_batch
     from htcv.synthesis import synthesize
     B, T, size = row["batch"], row["frames"], row["size"]
     if row["what"] == "synthesis": return lambda: synthesize(B, T, size, seed="performance", device=row["device"]), dict

@@ -71,17 +71,17 @@ def test_scoring_takes_the_shipped_weights():
 
 
 def test_a_family_survives_the_file(tmp_path):
-    fresh = create_decomposer("fusion-small", seed=1, look_again=False)
+    fresh = create_decomposer("fusion-small", seed=1, second_pass=False)
     again = load_decomposer(save_decomposer(fresh, tmp_path/"a.safetensors"))
     assert again.config == fresh.config and type(again).__name__ == "Fusion"
-    assert preset_config("fusion-small").look_again
+    assert preset_config("fusion-small").second_pass
 
 
 def test_burnt_out_and_covered_everywhere_is_not_trusted():
-    from htcv.fusion import confidence
+    from htcv.confidence import visibility
     frames, stops = torch.ones(1, 3, 2, 4, 4), torch.ones(1, 3, 2, 4, 4)
-    assert confidence(frames, torch.zeros(1, 1, 2, 4, 4), stops).max() == 0
-    assert confidence(frames*.5, torch.ones(1, 1, 2, 4, 4), stops).max() == 0
+    assert visibility(frames, torch.zeros(1, 1, 2, 4, 4), stops).max() == 0
+    assert visibility(frames*.5, torch.ones(1, 1, 2, 4, 4), stops).max() == 0
 
 
 @pytest.mark.parametrize("frames", [1, 4])
