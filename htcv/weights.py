@@ -62,6 +62,7 @@ def _present_names(
     return {present(name): value for name, value in named.items()
             if name not in gone or value != gone[name]}
 
+# %% ../nbs/04_weights.ipynb #cell-007
 def _read_config(metadata:dict, path:Path):
     "The configuration from a file's metadata; files without a family are of the first one."
     if metadata.get('format') != FILE_FORMAT:
@@ -81,7 +82,7 @@ def _read_config(metadata:dict, path:Path):
                          f'version of htcv wrote{commit} is loaded by that version, or trained '
                          f'again by htcv_train') from error
 
-# %% ../nbs/04_weights.ipynb #cell-007
+# %% ../nbs/04_weights.ipynb #cell-008
 SHIPPED = FAMILY_PRESETS['FusionConfig'] # presets whose weights come with the package
 
 def shipped_weights(
@@ -90,7 +91,7 @@ def shipped_weights(
     "The weights that come with the package."
     return Path(htcv.__file__).parent/'weights'/f'{preset}.safetensors'
 
-# %% ../nbs/04_weights.ipynb #cell-008
+# %% ../nbs/04_weights.ipynb #cell-009
 def load_decomposer(
     path:str|Path|None=None,  # as written by `save_decomposer`; None: the weights that ship
     device:str|torch.device='cpu',
@@ -116,7 +117,7 @@ def load_decomposer(
     model.load_state_dict(weights) # half floats become floats
     return model.eval()
 
-# %% ../nbs/04_weights.ipynb #cell-009
+# %% ../nbs/04_weights.ipynb #cell-010
 def _check_weights(model:nn.Module, weights:dict, path:Path):
     "Raises a `ValueError` that names what is missing, left over or of another shape."
     wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
@@ -130,7 +131,7 @@ def _check_weights(model:nn.Module, weights:dict, path:Path):
         raise ValueError(f'{path} does not fit its own configuration: '
                          f'{"; ".join(faults[:3])}{more}')
 
-# %% ../nbs/04_weights.ipynb #cell-013
+# %% ../nbs/04_weights.ipynb #cell-014
 def _threshold(word:str, path:Path)->float:
     "A threshold from a file's metadata, in [0, 1]."
     try: value = float(word)
@@ -139,7 +140,7 @@ def _threshold(word:str, path:Path)->float:
         raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
     return value
 
-# %% ../nbs/04_weights.ipynb #cell-014
+# %% ../nbs/04_weights.ipynb #cell-015
 def weights_facts(
     path:str|Path, # as written by `save_decomposer`
 )->dict: # file, sha256, and what the metadata say of `threshold` and `order`
@@ -156,7 +157,7 @@ def weights_facts(
     if 'order' in metadata: facts['order'] = metadata['order']
     return facts
 
-# %% ../nbs/04_weights.ipynb #cell-015
+# %% ../nbs/04_weights.ipynb #cell-016
 def versions()->dict: # name -> version
     "What the numbers were computed with."
     return dict(htcv=htcv.__version__, torch=torch.__version__, python=platform.python_version())
