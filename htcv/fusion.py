@@ -399,14 +399,14 @@ def apply_fullres(self:Fusion,
                                                            lowres.blended if whole else None)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
     hidden = maps.mask.sigmoid() if seen is None else maps.mask.sigmoid().where(seen, 1)
-    source = bounded_source(unbounded, frames, lowres, fit, hidden, seen)
+    source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen)
     if lowres.level is not None:
         source = change_exposure(source.unsqueeze(2), fit(lowres.level).unsqueeze(2),
                                  curve).squeeze(2)
     shadow, light = (shadow_and_light(unbounded, maps, curve, source) if lighting
                      else (None, None))
     visible = visibility(frames, hidden, maps.stops + maps.log_cast_shadow)
-    error = expected_error(fit(lowres.apart))
+    error = expected_error(fit(lowres.apart) + moved)
     return FusionPrediction(source, shadow, light, maps.mask, frames,
                             maps.mask.sigmoid()*maps.alpha.sigmoid(), visible,
                             confidence(visible, error), weights, estimates, lowres.coarse_source,
@@ -420,13 +420,14 @@ def bounded_source(
     fit,                   # enlarges a map of it to the frames
     hidden:Tensor,         # (B,1,T,H,W) in [0,1]: masked, or not seen at all
     seen:Tensor|None,      # as for `apply_fullres`
-)->Tensor: # (B,3,H,W)
+)->tuple[Tensor, Tensor]: # (B,3,H,W), and how far the envelope moved it, (B,1,H,W)
     "The equalised median where the light is steady; what most frames show; within the envelope."
     if lowres.gains is not None:
         median = equalised_median(frames, fit(lowres.gains), seen)
         source = torch.where(lowres.is_steady.view(-1, 1, 1, 1), median, source)
-    source = within_majority(source, frames, hidden, fit(lowres.steady_share))
-    return within_envelope(source, frames, hidden)
+    wanted = within_majority(source, frames, hidden, fit(lowres.steady_share))
+    source = within_envelope(wanted, frames, hidden)
+    return source, (source - wanted).abs().mean(1, keepdim=True)
 
 # %% ../nbs/41_fusion.ipynb #cell-043
 @patch

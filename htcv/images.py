@@ -23,8 +23,8 @@ from torch import Tensor
 
 from .colour_profiles import convert_colours, profile_space, same_colours
 from .files import printable
-from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, image_format, png_chunks
-from .image_formats import png_exif
+from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, decode_jpeg, image_format
+from .image_formats import png_chunks, png_exif
 from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages
 from .tiff_images import tiff_tag
 from .tiff_images import upright
@@ -246,36 +246,13 @@ def _head(path:str|Path)->bytes:
     with open(path, 'rb') as file: return file.read(64)
 
 # %% ../nbs/01_images.ipynb #cell-024
-BENIGN = ('Invalid SOS parameters', 'Unknown Adobe color transform', 'unknown JFIF revision',
-          'Inconsistent progression') # libjpeg's warnings that no wrong pixel follows from
-
-def _jpeg_padding(data:bytes, said:str)->bool:
-    "Is what libjpeg calls extraneous only filling, of one value?"
-    count = [int(word) for word in said.split() if word.isdigit()]
-    if 'extraneous bytes before marker 0xd9' not in said or not count: return False
-    end = data.find(b'\xff\xd9', data.rfind(b'\xff\xda'))
-    return end > 0 and len(set(data[end - count[0]:end])) == 1
-
-def _decode_jpeg(data:bytes, picture:Image.Image)->np.ndarray:
-    "Every pixel; libjpeg's warnings are errors, unless no wrong pixel follows from them."
-    colours = {'L': 'GRAY', 'CMYK': 'CMYK'}.get(picture.mode, 'RGB')
-    try: array = simplejpeg.decode_jpeg(data, colours)
-    except ValueError as error:
-        said = str(error)
-        if not said.startswith(BENIGN) and not any(word in said for word in BENIGN) and not (
-            _jpeg_padding(data, said)): raise
-        array = simplejpeg.decode_jpeg(data, colours, strict=False)
-    if colours == 'CMYK': return np.asarray(picture) # Pillow knows which vendors invert it
-    return array[..., 0] if colours == 'GRAY' else array
-
-# %% ../nbs/01_images.ipynb #cell-025
 def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, bool]:
     "All formats but TIFF; 16-bit PNGs by OpenCV, of which Pillow would keep half the bits."
     kind = header.format
     if kind == 'PNG': list(png_chunks(data))
     picture = _open_pillow(data, kind)
     if page: picture.seek(page)
-    if kind == 'JPEG': return _decode_jpeg(data, picture), picture.mode == 'CMYK'
+    if kind == 'JPEG': return decode_jpeg(data, picture), picture.mode == 'CMYK'
     deep = picture.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(picture.tile)
     if kind == 'PNG' and deep:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -296,7 +273,7 @@ def _converted(picture:Image.Image, mode:str, rows:int=512)->np.ndarray: # (H,W)
         array[top:top + rows] = part if part.mode == mode else part.convert(mode)
     return array
 
-# %% ../nbs/01_images.ipynb #cell-026
+# %% ../nbs/01_images.ipynb #cell-025
 def _decode_raw(path)->np.ndarray: # (H,W,3) uint16
     "Developed alike for all frames: the camera's white balance, no automatic brightness."
     with rawpy.imread(str(path)) as raw:
@@ -322,7 +299,7 @@ def _like_srgb(profile:bytes, dtype)->bool:
     ramp = np.arange(256, dtype=np.uint8)[None]
     return int(np.abs(convert_colours(ramp, profile)[..., 1].astype(int) - ramp).max()) <= 2
 
-# %% ../nbs/01_images.ipynb #cell-027
+# %% ../nbs/01_images.ipynb #cell-026
 def decode_image(
     path:str|Path, # one file, or an `ImagePage`
 )->tuple[np.ndarray, ImageHeader]: # (H,W), (H,W,3) or (H,W,4), 8 or 16 bits, upright; its header
@@ -350,7 +327,7 @@ def read_samples(
     "The numbers that a file stores: grey, colour, or colour with alpha."
     return decode_image(path)[0]
 
-# %% ../nbs/01_images.ipynb #cell-029
+# %% ../nbs/01_images.ipynb #cell-028
 def decode_draft(
     path:str|Path, # one file
     side:int,      # of the longer side, at least
@@ -369,7 +346,7 @@ def decode_draft(
     return (upright(array, header.orientation),
             header.size) if array.shape == (height, width) else None
 
-# %% ../nbs/01_images.ipynb #cell-031
+# %% ../nbs/01_images.ipynb #cell-030
 def to_tensor(
     array:np.ndarray, # (H,W) or (H,W,C), uint8 or uint16
 )->Tensor: # (C,H,W) in [0,1]
@@ -378,7 +355,7 @@ def to_tensor(
     scaled = array.astype(np.float32) / np.iinfo(array.dtype).max
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
 
-# %% ../nbs/01_images.ipynb #cell-032
+# %% ../nbs/01_images.ipynb #cell-031
 def read_image(
     path:str|Path,       # one file
     background:float=1., # what shows through transparent parts: 1 white, 0 black
@@ -394,7 +371,7 @@ def read_mask(
     "Reads a mask: 1 where any channel is at least one half."
     return (read_image(path, background=0).amax(0, keepdim=True) >= .5).float()
 
-# %% ../nbs/01_images.ipynb #cell-034
+# %% ../nbs/01_images.ipynb #cell-033
 def check_values(
     name:str,      # for the message
     values:Tensor, # what somebody wants to store
@@ -424,7 +401,7 @@ def write_image(
     array = steps.permute(1, 2, 0).numpy().astype(f'uint{bits}')
     Path(path).write_bytes(cv2.imencode('.png', array[..., ::-1])[1].tobytes())
 
-# %% ../nbs/01_images.ipynb #cell-035
+# %% ../nbs/01_images.ipynb #cell-034
 def resize(
     layer:Tensor,    # (C,H,W) or (C,T,H,W)
     size:tuple,      # (height, width)
