@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .composition import Layers, canonical_layers, sort_frames, steady_share
 from .composition import within_envelope, within_majority
-from .confidence import confidence, disagreement, expected_error, visibility
+from .confidence import confidence, estimate_disagreement, expected_error, visibility
 from .frame_maps import MAPS, FrameMaps, blend_frames, change_exposure
 from .frame_maps import decode_maps, remove_lighting
 from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
@@ -323,7 +323,7 @@ def estimate_lowres(self:Fusion,
     if not (torch.compiler.is_compiling() or is_steady.any()): gains = is_steady = None
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
                           steady_share(small, maps.mask.sigmoid()),
-                          disagreement(estimates, weights, source),
+                          estimate_disagreement(estimates, weights, source),
                           None if like is None else frame_level(maps, like), gains, is_steady)
 
 # %% ../nbs/41_fusion.ipynb #cell-035
