@@ -95,14 +95,14 @@ class Choice:
 # %% ../nbs/60_app_files.ipynb #cell-015
 @patch
 def previews(self:Choice,
-    tick:Callable=lambda: None # called after each
+    on_progress:Callable=lambda: None # called after each
 )->list: # of (3,h,w)
     "Every photograph, reduced; a `ValueError` says in a person's words which is broken."
     small = []
     for path in self.paths:
         try: small.append(preview(path))
         except Exception as error: raise ValueError(self.plain(error)) from error
-        tick()
+        on_progress()
     return small
 
 # %% ../nbs/60_app_files.ipynb #cell-016

@@ -23,7 +23,7 @@ from .console import duration
 from .files import printable
 from .openraster import png_bytes
 from .restore import frame_number, load_frames, load_restorer, plan_frames, restored_strips
-from .restore import strangers
+from .restore import find_outlier_frames
 
 # %% ../nbs/62_restore_app.ipynb #cell-005
 RED, BLUE, ACCENT = (.9, .1, .2), (.1, .35, .95), (.23, .44, .71)
@@ -84,9 +84,9 @@ class RestoreApp:
                                    layout=dict(max_width='100%', height='auto',
                                                align_self='flex-start'))
         self.folder = tempfile.TemporaryDirectory(prefix='htcv-', dir=roomy_folder())
-        self.restored = self.view = self.job = self.upload = self.doubt = None
+        self.restored = self.view = self.job = self.upload = self.outliers = None
         self.shots, self.lock = [], threading.RLock()
-        self.disk, self.zone = DiskChooser(self.use_disk), drop_zone(self.hear)
+        self.disk, self.zone = DiskChooser(self.use_disk), drop_zone(self.on_drop_message)
         self.box = self.layout()
         for name in ('frame', 'split', 'mask', 'unseen', 'shadow', 'light', 'occlusion'):
             self.at[name].observe(self.draw, 'value')
@@ -229,7 +229,7 @@ def drop_result(self:RestoreApp):
 
 # %% ../nbs/62_restore_app.ipynb #cell-017
 @patch
-def take(self:RestoreApp,
+def set_choice(self:RestoreApp,
     label:str,     # how the list calls it; what begins with the same word is replaced
     choice:Choice,
 ):
@@ -254,7 +254,7 @@ def use_disk(self:RestoreApp,
     except (ValueError, OSError) as error:
         self.say(in_app_words(str(error)), wrong=True); return
     where = Path(os.path.abspath(choice.paths[0])).parent.name
-    self.take(f'on disk: {len(choice.paths)} in {printable(where)}', choice)
+    self.set_choice(f'on disk: {len(choice.paths)} in {printable(where)}', choice)
 
 # %% ../nbs/62_restore_app.ipynb #cell-018
 @patch
@@ -268,7 +268,7 @@ def check_idle(self:RestoreApp):
 def uploaded(self:RestoreApp, choice:Choice):
     "A complete upload becomes the choice."
     n = len(choice.paths)
-    self.take(f'uploaded: {n} photograph{"s"*(n > 1)}', choice)
+    self.set_choice(f'uploaded: {n} photograph{"s"*(n > 1)}', choice)
 
 @patch
 def receive(self:RestoreApp, change:dict):
@@ -282,7 +282,7 @@ def receive(self:RestoreApp, change:dict):
 
 # %% ../nbs/62_restore_app.ipynb #cell-021
 @patch
-def hear(self:RestoreApp,
+def on_drop_message(self:RestoreApp,
     content:dict, # `kind`: ready, begin (with `names`, `add`), part (with `number`) or end
     buffers:list, # the bytes of a part
 ):
@@ -338,22 +338,25 @@ def restore(self:RestoreApp,
     folder = Path(tempfile.mkdtemp(prefix='work-', dir=self.folder.name))
     align, like, done = self.at['align'].value, self.at['like'].value, 0
     first, what = (.4, 'Aligning') if align else (.06, 'Reading')
-    def tick():
+    def on_progress():
         nonlocal done
         done += 1
         job.step(first*done/max(done, len(choice.paths)*(1 + align)), what)
     try:
         job.step(0, what)
         model, facts = load_restorer()
-        given = load_frames(choice.given, align, names=choice.names, folder=folder, tick=tick)
+        given = load_frames(choice.given, align, names=choice.names, folder=folder,
+                            on_progress=on_progress)
         job.step(first, 'Looking for lamps, shadows and things in the way')
         like = None if like == 'estimated' else frame_number(given.names, like)
-        plan, doubt, start = plan_frames(model, given, like=like), strangers(given), first + .03
-        stored = StoredRestoration(folder, given)
-        for strip in restored_strips(model, given, plan, cut=facts.get('threshold', .5)):
+        plan, start = plan_frames(model, given, like=like), first + .03
+        outliers, stored = find_outlier_frames(given), StoredRestoration(folder, given)
+        for strip in restored_strips(model, given, plan,
+                                     model_threshold=facts.get('threshold', .5)):
             stored.add(strip)
             job.step(start + (.98 - start)*stored.done/given.size[0], 'Taking them off')
-        return stored, doubt, stored.small(tick=lambda: job.step(.99, 'Making small copies'))
+        small = stored.small(on_progress=lambda: job.step(.99, 'Making small copies'))
+        return stored, outliers, small
     except BaseException: shutil.rmtree(folder, ignore_errors=True); raise
 
 # %% ../nbs/62_restore_app.ipynb #cell-027
@@ -362,14 +365,14 @@ def run(self:RestoreApp, _=None):
     "Restores the choice and shows it."
     choice, began = self.choices[self.at['choice'].value], time.perf_counter()
     def show(found):
-        old, (self.restored, self.doubt, (self.view, self.confidence)) = self.restored, found
-        self.take_in()
+        old, (self.restored, self.outliers, (self.view, self.confidence)) = self.restored, found
+        self.show_restored()
         self.say(f'{self.report()} It took {duration(time.perf_counter() - began)}.')
         if old: shutil.rmtree(old.folder, ignore_errors=True)
     self.start(lambda job: self.restore(choice, job), show, choice.plain)
 
 @patch
-def take_in(self:RestoreApp):
+def show_restored(self:RestoreApp):
     "What was restored is what is drawn from now on."
     self.shots = list(self.view.occlusion_rgb[0].unbind(1))
     self.at['link'].value, self.sliders.layout.display = '', None
@@ -381,15 +384,16 @@ def report(self:RestoreApp)->str:
     "What was done, in a sentence or three."
     found = self.restored
     T, (H, W) = len(found), found.size
-    dropped = [m.name for m in found.matches if m.status == 'dropped']
+    dropped = [m.name for m in found.alignment if m.status == 'dropped']
     said = f'{T} photograph{"s"*(T > 1)} of {W}×{H} pixels restored.'
     if dropped:
         said += f' Left out, because they do not match: {", ".join(map(printable, dropped))}.'
-    if self.doubt: said += f' {self.doubt}.'
-    if found.hidden:
-        said += (f' {100*found.hidden:.2g} % of the picture is shown by no frame; '
+    if self.outliers: said += f' {self.outliers}.'
+    if found.unseen_fraction:
+        said += (f' {100*found.unseen_fraction:.2g} % of the picture is shown by no frame; '
                  'there it is a guess.')
-    if found.unsure > 1e-3: said += f' {100*found.unsure:.2g} % is uncertain.'
+    if found.uncertain_fraction > 1e-3:
+        said += f' {100*found.uncertain_fraction:.2g} % is uncertain.'
     return said
 
 # %% ../nbs/62_restore_app.ipynb #cell-030
@@ -401,11 +405,11 @@ def save(self:RestoreApp, button):
     stored, t, strengths = self.restored, self.at['frame'].value - 1, self.strengths()
     folder = self.at['save_in'].value
     def work(job):
-        def tick(share): job.step(share, f'Saving {name}')
+        def on_progress(share): job.step(share, f'Saving {name}')
         def write(path):
-            if kind == 'image': stored.write_image(path, t, **strengths, tick=tick)
-            else: getattr(stored, f'write_{kind}')(path, tick=tick)
-        tick(0.)
+            if kind == 'image': stored.write_image(path, t, **strengths, on_progress=on_progress)
+            else: getattr(stored, f'write_{kind}')(path, on_progress=on_progress)
+        on_progress(0.)
         return write_new(folder, name, write)
     def show(path):
         self.at['link'].value = file_link(path)

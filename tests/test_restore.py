@@ -26,7 +26,7 @@ from htcv.colour_profiles import convert_colours
 from htcv.decomposer import create_decomposer, save_decomposer
 from htcv.files import file_lock
 from htcv.openraster import flatten_openraster, read_openraster
-from htcv.photographs import align, find_photographs, moved, photograph_size, read_photograph, read_pixels
+from htcv.photographs import align, find_photographs, map_points, photograph_size, read_photograph, read_pixels
 from htcv.rendering import benchmark_folder
 from htcv.restore import load_frames, load_restorer, plan_frames, restore, restored_strips
 from htcv.restore_command import PER_FRAME
@@ -194,9 +194,9 @@ def test_hand_held_photographs_are_aligned(hand_held):
     found = align(shots, reference=0)
     H, W = found.size
     corners = np.float32([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)])
-    errors = {m.name: np.linalg.norm(moved(moved(corners, true), m.homography) - moved(corners, truth[0]), axis=1).max() for m, true in zip(found.matches, truth)}
+    errors = {m.name: np.linalg.norm(map_points(map_points(corners, true), m.homography) - map_points(corners, truth[0]), axis=1).max() for m, true in zip(found.alignment, truth)}
     assert all(error < 1 for name, error in errors.items() if name != '4') and errors['4'] < 2, errors # of half the size
-    assert [m.status for m in found.matches] == ['reference'] + ['aligned']*5 and not found.seen.all()
+    assert [m.status for m in found.alignment] == ['reference'] + ['aligned']*5 and not found.seen.all()
 
 
 def test_what_lies_outside_a_frame_hides_and_does_not_leak(hand_held):
