@@ -61,7 +61,8 @@ def _draft(path:str|Path, side:int)->np.ndarray|None: # (h,w,3) uint8, or None: 
 _WORDS = ((r':? (pass )?align(=True| them \(--align\))', ": tick 'hand-held: align them'"),
           (r'; --each restores .*$', '; open one of its folders'),
           (r' or choose another reference', ''), (r'pass (overwrite=True|--force)', 'move it away'),
-          (r'; leave --device out, or take cpu', ''))
+          (r'; leave --device out, or take cpu', ''),
+          (r'give them with corners=(\S+)', r"type them in the field 'corners' as \1"))
 
 def in_app_words(
     text:str # as Python or the command say it
