@@ -30,7 +30,7 @@ def _button(text:str, icon:str, width:str, style:str='', tip:str=''):
 def inputs(
     choices:dict, # title -> `Choice`
 )->dict: # name -> widget
-    "What stands above the picture, but for the ways of choosing photographs."
+    "Controls above the image, but for the ways of choosing photographs."
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
@@ -50,7 +50,7 @@ def inputs(
 
 # %% ../nbs/61_app_controls.ipynb #cell-007
 def outputs()->dict: # name -> widget
-    "What stands beside and below the picture."
+    "Controls beside and below the image."
     import ipywidgets as widgets
     return dict(
         frame=widgets.IntSlider(1, min=1, max=1, description='frame',

@@ -32,12 +32,12 @@ def relit(
     light:float=1.,
     occlusion:float=1.,
 )->Tensor: # (3,H,W) in [0,1]
-    "One frame again, with every layer turned up or down."
+    "One frame recomposed with each layer at another strength."
     one = slice(t, t + 1)
-    picture = underlying(layers.source, layers.shadow[:, :, one]**shadow,
+    image = underlying(layers.source, layers.shadow[:, :, one]**shadow,
                          light*layers.light[:, :, one])
     mask = (occlusion*layers.occlusion_mask[:, :, one]).clamp(max=1)
-    return composite(picture, mask, layers.occlusion_rgb[:, :, one], 'soft')[0, :, 0]
+    return composite(image, mask, layers.occlusion_rgb[:, :, one], 'soft')[0, :, 0]
 
 # %% ../nbs/61_app_results.ipynb #cell-008
 class StoredRestoration:

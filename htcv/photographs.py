@@ -36,7 +36,7 @@ from .sequences import sequence_files
 def find_photographs(
     given:str|Path|list, # a folder, a file, or a list of files
 )->tuple[list, dict]: # paths in order, images of one file apart; and name -> why it was left out
-    "The pictures that are meant; only their first bytes are looked at."
+    "Paths of the photographs that are meant; only the first bytes of each file are read."
     if isinstance(given, (str, Path)): given = [given]
     paths = [path if isinstance(path, Path) else Path(path) for path in given]
     if not paths: raise FileNotFoundError('no photographs were given: name a folder or some files')
@@ -92,7 +92,7 @@ def _unfit(path:Path)->str:
     return '' if kind in (*IMAGE_FORMATS, 'raw') else 'not a picture file'
 
 def _frames_of_sequence(folder:Path, found:list)->list:
-    "The frames, if this folder is laid out as a sequence: with its truth, or masks of its frames."
+    "The frames, if a folder is laid out as a sequence: with its ground truth, or with masks."
     stems = {path.stem.lower() for path in found}
     masks = [stem for stem in stems if stem.endswith('-m') and stem[:-2].isdigit()
              and stem[:-2] in stems]
@@ -104,7 +104,7 @@ photograph_size = image_size
 def read_photograph(
     path:str|Path, # one file
 )->Tensor: # (3,H,W) in [0,1]
-    "One picture, upright, transparent parts white."
+    "One photograph, upright, transparent parts white."
     return read_image(path)
 
 # %% ../nbs/58_photographs.ipynb #cell-013
@@ -140,7 +140,7 @@ def read_frame(
 def read_pixels(
     path:str|Path, # one file
 )->tuple[np.ndarray, np.ndarray|None]: # (H,W,3), 8 or 16 bits; (H,W) bool: False is transparent
-    "The numbers of one picture, as stored."
+    "Samples of one photograph, as stored."
     frame = read_frame(path)
     return frame.pixels, frame.seen
 
@@ -195,7 +195,7 @@ def strip(self:Photographs,
 def reduced(self:Photographs,
     size:tuple, # (h,w)
 )->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1]; (1,1,T,h,w): share of each small pixel seen
-    "All of them, smaller; one after the other, so that one large picture at a time is in memory."
+    "All frames, reduced one after the other, so that memory holds one of full size."
     smaller, shares = [], []
     for t in range(len(self)):
         pixels = np.asarray(self.pixels[t])
@@ -228,8 +228,8 @@ def _floats(array:np.ndarray)->Tensor: # (T,h,w,3) -> (1,3,T,h,w)
     "Stored numbers as a batch of one."
     scale = np.iinfo(array.dtype).max if array.dtype.kind == 'u' else 1
     planes = np.empty((array.shape[3], *array.shape[:3]), np.float32)
-    for t, picture in enumerate(array):
-        for c, plane in enumerate(cv2.split(np.ascontiguousarray(picture))):
+    for t, image in enumerate(array):
+        for c, plane in enumerate(cv2.split(np.ascontiguousarray(image))):
             np.multiply(plane, np.float32(1/scale), out=planes[c, t])
     return torch.from_numpy(planes)[None]
 
@@ -474,24 +474,24 @@ def correlation_with_median(
     photographs:Photographs
 )->list: # T correlations, -1 to 1
     "Correlation of each frame's local contrast with the median of that of the others."
-    pictures = []
+    images = []
     for pixels in photographs.pixels:
         pixels = np.asarray(pixels)
-        pictures.append(feature_image(pixels if pixels.dtype.kind == 'u'
+        images.append(feature_image(pixels if pixels.dtype.kind == 'u'
                                         else (255*pixels).round().astype(np.uint8),
                                         128).astype(np.float32) - 128)
-    pictures = np.stack(pictures)
-    if len(pictures) == 1: return [1.]
+    images = np.stack(images)
+    if len(images) == 1: return [1.]
     return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6))
-            for x, y in zip(pictures, medians_of_others(pictures))]
+            for x, y in zip(images, medians_of_others(images))]
 
 def medians_of_others(
-    pictures:np.ndarray, # (T,h,w), T of 2 or more
+    images:np.ndarray, # (T,h,w), T of 2 or more
 )->Iterator[np.ndarray]: # T arrays (h,w)
     "For each image the median of all but itself, in O(T): sorted once."
-    n = len(pictures) - 1
+    n = len(images) - 1
     middle = {(n - 1)//2, n//2}
     ranks = sorted({k + i for k in middle for i in (0, 1)})
-    values = dict(zip(ranks, np.partition(pictures, ranks, axis=0)[ranks]))
-    for own in pictures: # without its own value all that are larger move down by one
+    values = dict(zip(ranks, np.partition(images, ranks, axis=0)[ranks]))
+    for own in images: # without its own value all that are larger move down by one
         yield sum(np.where(own <= values[k], values[k + 1], values[k]) for k in middle)/len(middle)

@@ -72,18 +72,18 @@ def errors(self:Restored)->list: # T mean absolute errors
 
 # %% ../nbs/60_restore.ipynb #cell-012
 def as_array(
-    picture,  # array (H,W,3) or (H,W), or tensor (3,H,W): uint8, uint16, or float in [0,1]
+    image,  # array (H,W,3) or (H,W), or tensor (3,H,W): uint8, uint16, or float in [0,1]
     name:str, # for the message
 )->np.ndarray: # (H,W,3) uint8, uint16 or float32
-    "One picture of any kind, checked."
-    if isinstance(picture, Tensor):
-        picture = picture.detach().cpu()
-        picture = (picture.permute(1, 2, 0) if picture.ndim == 3 else picture).numpy()
-    array = np.asarray(picture)
+    "One image of any kind, checked."
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+    array = np.asarray(image)
     if array.ndim == 2: array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f'{printable(name)} must be an array (H,W,3) or a tensor (3,H,W); got '
-                         f'{np.shape(picture)}')
+                         f'{np.shape(image)}')
     if array.dtype in (np.uint8, np.uint16): return array
     if array.dtype.kind != 'f':
         raise ValueError(f'{printable(name)} must be uint8, uint16 or float in [0, 1]; got '

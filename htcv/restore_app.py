@@ -40,7 +40,7 @@ def tinted(
     strength:float,   # 0: no tint, 1: nothing but the colour
     colour:tuple=RED,
 )->Tensor: # (3,H,W)
-    "A mask as a tint over a picture."
+    "A mask as a tint over an image."
     return picture.lerp(picture.new_tensor(colour)[:, None, None].expand_as(picture), strength*mask)
 
 def side_by_side(
@@ -97,7 +97,7 @@ def outlined_photograph(
 
 # %% ../nbs/62_restore_app.ipynb #cell-010
 class RestoreApp:
-    "The controls by name in `at`, the two pictures, what is shown, and `box` that holds all of it."
+    "The controls by name in `at`, the two images, the state, and `box` that holds all of it."
     def __init__(self,
         frames=None # photographs as `restore` takes them, as a first choice
     ):
@@ -130,7 +130,7 @@ class RestoreApp:
 # %% ../nbs/62_restore_app.ipynb #cell-011
 @patch
 def layout(self:RestoreApp):
-    "Inputs above, the picture and the film strip on the left, sliders on the right."
+    "Inputs above, the image and the film strip on the left, sliders on the right."
     import ipywidgets as widgets
     at = self.at
     def title(text): return widgets.HTML(f'<b style="font-size:13px">{text}</b>',
@@ -347,7 +347,7 @@ def strengths(self:RestoreApp)->dict: # of the layers, as the sliders say
 # %% ../nbs/62_restore_app.ipynb #cell-025
 @patch
 def draw(self:RestoreApp, _=None):
-    "Both pictures, as the sliders say."
+    "Both images, by the values of the sliders."
     with self.lock:
         shots, t = self.shots, self.at['frame'].value - 1
         for shown in (self.picture, self.strip): shown.layout.display = None if shots else 'none'

@@ -105,7 +105,7 @@ class SmallCopy:
         self.sums[near] += part
         self.top += n
 
-    def picture(self)->Tensor: # (C,h,w) in [0,1]
+    def image(self)->Tensor: # (C,h,w) in [0,1]
         return torch.from_numpy(self.sums.transpose(2, 0, 1).clip(0, 1))
 
 # %% ../nbs/60_restored_files.ipynb #cell-015
@@ -223,9 +223,9 @@ def finish(self:StripWriter)->dict: # what the contact sheet shows
     "Ends all files."
     if self.task: self.task.result()
     for file in self.files.values(): file.close()
-    small = {name: [self.copies[name, t].picture() for t in range(self.n_frames)]
+    small = {name: [self.copies[name, t].image() for t in range(self.n_frames)]
              for name in PER_FRAME if self.layers}
-    for name in ('source', 'confidence'): small[name] = self.copies[name, None].picture()
+    for name in ('source', 'confidence'): small[name] = self.copies[name, None].image()
     return small | dict(frames=[small_frame(self.photographs, t) for t in range(self.n_frames)])
 
 def small_frame(
@@ -238,7 +238,7 @@ def small_frame(
     if photographs.seen is not None:
         copies.append(SmallCopy(photographs.size))
         copies[1].add(np.asarray(photographs.seen[t])[..., None]*np.uint8(255))
-    return torch.cat([copy.picture() for copy in copies])
+    return torch.cat([copy.image() for copy in copies])
 
 # %% ../nbs/60_restored_files.ipynb #cell-022
 @patch
@@ -308,11 +308,11 @@ def _title(name:str, length:int)->str:
     text = text if len(text) <= length else f'{text[:length//2 - 1]}…{text[-length//2 + 1:]}'
     return text.replace('$', r'\$')
 
-def _opaque(picture:Tensor)->Tensor: # (3 or 1,h,w)
+def _opaque(image:Tensor)->Tensor: # (3 or 1,h,w)
     "Transparent parts as a checkerboard, as everywhere."
-    if len(picture) != 4: return picture
-    y, x = torch.meshgrid(*(torch.arange(n)//8 for n in picture.shape[-2:]), indexing='ij')
-    return picture[:3]*picture[3:] + (1 - picture[3:])*(.6 + .2*((y + x) % 2))
+    if len(image) != 4: return image
+    y, x = torch.meshgrid(*(torch.arange(n)//8 for n in image.shape[-2:]), indexing='ij')
+    return image[:3]*image[3:] + (1 - image[3:])*(.6 + .2*((y + x) % 2))
 
 # %% ../nbs/60_restored_files.ipynb #cell-029
 def save_sheet(figure:plt.Figure, path:Path):
