@@ -139,7 +139,8 @@ def layout(self:RestoreApp):
                                                             align_items='center'))
     self.entry = row(at['upload'], at['hint'])
     self.sources = widgets.VBox([title('Photographs'), at['choice'], self.entry, self.disk.box])
-    above = row(at['align'], at['rectify'], at['corners'], at['like'], at['run'], at['cancel'])
+    how = row(at['align'], at['rectify'], at['corners'])
+    above = row(at['like'], at['run'], at['cancel'])
     self.sliders = widgets.VBox([self.outline, title('Compare'), at['split'], at['mask'],
                                  at['unseen'],
                                  title('Light it again'), at['shadow'], at['light'],
@@ -151,7 +152,7 @@ def layout(self:RestoreApp):
     right = widgets.VBox([self.sliders], layout=dict(flex='0 0 360px'))
     below = widgets.HBox([left, right], layout=dict(flex_flow='row wrap', grid_gap='14px',
                                                     overflow='hidden'))
-    return widgets.VBox([self.sources, above, at['progress'], at['message'], below],
+    return widgets.VBox([self.sources, how, above, at['progress'], at['message'], below],
                         layout=dict(padding='8px', max_width='1060px'))
 
 # %% ../nbs/62_restore_app.ipynb #cell-012

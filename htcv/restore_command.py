@@ -432,6 +432,9 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     if options.reference and not options.align: raise ValueError('--reference is for --align')
     if options.each and len(options.frames) != 1:
         raise ValueError('--each takes one folder of folders')
+    if options.each and options.corners:
+        raise ValueError('--corners are those of one picture: with --each take --rectify, which '
+                         'finds them in each folder')
     if options.jobs < 1: raise ValueError(f'jobs are at least 1; got {options.jobs}')
     if options.scheduler and (not options.each or options.jobs > 1):
         raise ValueError('--scheduler is for --each, and takes the place of --jobs')
