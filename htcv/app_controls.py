@@ -30,7 +30,7 @@ def _button(text:str, icon:str, width:str, style:str='', tip:str=''):
 def inputs(
     choices:dict, # title -> `Choice`
 )->dict: # name -> widget
-    "What stands above the picture, but for the ways of choosing photographs."
+    "Controls above the image, but for the ways of choosing photographs."
     import ipywidgets as widgets
     return dict(
         choice=widgets.Dropdown(options=list(choices), layout=dict(width='330px')),
@@ -38,6 +38,10 @@ def inputs(
                               layout=dict(width='290px')),
         align=widgets.Checkbox(False, description='hand-held: align them', indent=False,
                                layout=dict(width='180px')),
+        rectify=widgets.Checkbox(False, description='cut it out, upright', indent=False,
+                                 layout=dict(width='150px')),
+        corners=widgets.Text('', placeholder='corners: found, or x1,y1,…,x4,y4', disabled=True,
+                             continuous_update=False, layout=dict(width='270px')),
         run=_button('Restore', 'magic', '120px', 'primary'),
         cancel=_button('Cancel', 'stop', '120px', 'warning', 'Stops within a second or two'),
         progress=widgets.FloatProgress(0, min=0, max=1,
@@ -46,7 +50,7 @@ def inputs(
 
 # %% ../nbs/61_app_controls.ipynb #cell-007
 def outputs()->dict: # name -> widget
-    "What stands beside and below the picture."
+    "Controls beside and below the image."
     import ipywidgets as widgets
     return dict(
         frame=widgets.IntSlider(1, min=1, max=1, description='frame',

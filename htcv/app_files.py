@@ -61,7 +61,8 @@ def _draft(path:str|Path, side:int)->np.ndarray|None: # (h,w,3) uint8, or None: 
 _WORDS = ((r':? (pass )?align(=True| them \(--align\))', ": tick 'hand-held: align them'"),
           (r'; --each restores .*$', '; open one of its folders'),
           (r' or choose another reference', ''), (r'pass (overwrite=True|--force)', 'move it away'),
-          (r'; leave --device out, or take cpu', ''))
+          (r'; leave --device out, or take cpu', ''),
+          (r'give them with corners=(\S+)', r"type them in the field 'corners' as \1"))
 
 def in_app_words(
     text:str # as Python or the command say it
@@ -95,14 +96,14 @@ class Choice:
 # %% ../nbs/60_app_files.ipynb #cell-015
 @patch
 def previews(self:Choice,
-    tick:Callable=lambda: None # called after each
+    on_progress:Callable=lambda: None # called after each
 )->list: # of (3,h,w)
     "Every photograph, reduced; a `ValueError` says in a person's words which is broken."
     small = []
     for path in self.paths:
         try: small.append(preview(path))
         except Exception as error: raise ValueError(self.plain(error)) from error
-        tick()
+        on_progress()
     return small
 
 # %% ../nbs/60_app_files.ipynb #cell-016

@@ -32,12 +32,12 @@ def relit(
     light:float=1.,
     occlusion:float=1.,
 )->Tensor: # (3,H,W) in [0,1]
-    "One frame again, with every layer turned up or down."
+    "One frame recomposed with each layer at another strength."
     one = slice(t, t + 1)
-    picture = underlying(layers.source, layers.shadow[:, :, one]**shadow,
+    image = underlying(layers.source, layers.shadow[:, :, one]**shadow,
                          light*layers.light[:, :, one])
     mask = (occlusion*layers.occlusion_mask[:, :, one]).clamp(max=1)
-    return composite(picture, mask, layers.occlusion_rgb[:, :, one], 'soft')[0, :, 0]
+    return composite(image, mask, layers.occlusion_rgb[:, :, one], 'soft')[0, :, 0]
 
 # %% ../nbs/61_app_results.ipynb #cell-008
 class StoredRestoration:
@@ -47,9 +47,9 @@ class StoredRestoration:
         photographs:Photographs, # what is restored
     ):
         self.folder, self.photographs, self.size = folder, photographs, photographs.size
-        self.names, self.matches = photographs.names, photographs.matches
+        self.names, self.alignment = photographs.names, photographs.alignment
         self.bits = 16 if photographs.pixels.dtype == np.uint16 else 8
-        self.done = self.unseen = self.doubtful = 0 # rows, pixels, pixels
+        self.done = self.unseen_pixels = self.uncertain_pixels = 0 # rows, pixels, pixels
         T, deep = len(photographs), np.uint16 if self.bits == 16 else np.uint8
         kinds = dict(source=((), 3, deep), confidence=((), 1, np.uint8),
                      shadow=((T,), 3, np.uint8), light=((T,), 3, np.uint8),
@@ -64,12 +64,12 @@ class StoredRestoration:
     def __len__(self): return len(self.photographs)
 
     @property
-    def hidden(self)->float: # share of the picture that no frame shows
-        return self.unseen/(self.size[0]*self.size[1])
+    def unseen_fraction(self)->float: # share of the picture that no frame shows
+        return self.unseen_pixels/(self.size[0]*self.size[1])
 
     @property
-    def unsure(self)->float: # share that some frame shows, with a large expected error
-        return self.doubtful/(self.size[0]*self.size[1])
+    def uncertain_fraction(self)->float: # share that some frame shows, with a large expected error
+        return self.uncertain_pixels/(self.size[0]*self.size[1])
 
 # %% ../nbs/61_app_results.ipynb #cell-009
 @patch
@@ -84,8 +84,8 @@ def add(self:StoredRestoration, strip): # the next rows, a `Restored`
             rgb = x[:, t].expand(array.shape[-1], -1, -1)
             array[t, rows] = samples(rgb)
         release(array)
-    self.unseen += round(strip.hidden*n*self.size[1])
-    self.doubtful += round(strip.unsure*n*self.size[1])
+    self.unseen_pixels += round(strip.unseen_fraction*n*self.size[1])
+    self.uncertain_pixels += round(strip.uncertain_fraction*n*self.size[1])
     self.done += n
 
 # %% ../nbs/61_app_results.ipynb #cell-010
@@ -125,7 +125,7 @@ def strips(self:StoredRestoration, pixels:int=1 << 19)->Iterator[tuple]: # of ab
 @patch
 def small(self:StoredRestoration,
     side:int=560,               # pixels of the longer side, at most
-    tick:Callable=lambda: None, # called after each frame
+    on_progress:Callable=lambda: None, # called after each frame
 )->tuple[Layers, Tensor]: # (1,C,T,h,w); confidence (1,h,w); all in [0,1]
     "All layers, reduced."
     scale = min(1, side/max(self.size))
@@ -139,7 +139,7 @@ def small(self:StoredRestoration,
         for name, images in parts.items():
             images.append(shrunk(self.arrays[name][t]))
             release(self.arrays[name])
-        tick()
+        on_progress()
     frames = self.photographs.reduced(size)[0]
     stacks = {name: torch.stack(images, 1)[None] for name, images in parts.items()}
     layers = Layers(shrunk(self.arrays['source'])[None], **stacks, occlusion_rgb=frames)
@@ -151,7 +151,7 @@ def write_image(self:StoredRestoration,
     path:Path,                  # `.png`
     t:int,                      # which frame
     shadow:float=0., light:float=0., occlusion:float=0., # strengths, as for `relit`
-    tick:Callable=lambda share: None, # told which share is done
+    on_progress:Callable=lambda share: None, # told which share is done
 )->None:
     "One frame at full size with every layer turned up or down."
     one = self.photographs
@@ -160,7 +160,7 @@ def write_image(self:StoredRestoration,
     for top, rows in self.strips():
         image = relit(self.layers(t, top, rows), 0, shadow, light, occlusion)
         file.add(samples(image.mean(0, keepdim=True) if grey else image, self.bits))
-        tick((top + rows)/self.size[0])
+        on_progress((top + rows)/self.size[0])
     file.close()
 
 # %% ../nbs/61_app_results.ipynb #cell-024
@@ -185,7 +185,7 @@ def _rows(self:StoredRestoration, name:str, t:int|None, top:int, rows:int)->np.n
 @patch
 def write_zip(self:StoredRestoration,
     path:Path,                        # `.zip`
-    tick:Callable=lambda share: None, # told which share is done
+    on_progress:Callable=lambda share: None, # told which share is done
 )->None:
     "Source, confidence, and a folder for each kind of layer, as PNG."
     images, stems, one = list(self._images()), safe_stems(self.names), self.photographs
@@ -197,7 +197,7 @@ def write_zip(self:StoredRestoration,
                 file = PngRows(part, self.size, channels, bits, profile, one.dpi)
                 for top, rows in self.strips():
                     file.add(self._rows(name, t, top, rows))
-                    tick((i + top/self.size[0])/len(images))
+                    on_progress((i + top/self.size[0])/len(images))
                 file.close()
                 archive.write(part, f'{name}.png' if t is None else f'{name}/{stems[t]}.png')
                 part.unlink()
@@ -209,13 +209,13 @@ class StoredLayer:
     def __init__(self,
         stored:StoredRestoration,
         name:str,                # of a layer, or `photograph`
-        tick:Callable,           # called before each frame
+        on_progress:Callable,           # called before each frame
     ):
-        self.stored, self.name, self.tick = stored, name, tick
+        self.stored, self.name, self.on_progress = stored, name, on_progress
         self.shape = (1, 1 if name == 'occlusion_mask' else 3, len(stored), *stored.size)
 
     def __getitem__(self, at:tuple)->Tensor: # [0, :, t] -> (C,H,W)
-        self.tick()
+        self.on_progress()
         if self.name in self.stored.arrays: return to_tensor(self.stored.arrays[self.name][at[2]])
         return self.stored.photograph(at[2], 0, self.stored.size[0])[0, :, 0]
 
@@ -223,11 +223,11 @@ class StoredLayer:
 @patch
 def write_ora(self:StoredRestoration,
     path:Path,                        # `.ora`
-    tick:Callable=lambda share: None, # told which share is done
+    on_progress:Callable=lambda share: None, # told which share is done
 )->None:
     "Source, layers and photographs in one OpenRaster file."
     done = iter(range(1, 1 << 30))
-    def one_more(): tick(min(1, next(done)/(5*len(self) + 1)))
+    def one_more(): on_progress(min(1, next(done)/(5*len(self) + 1)))
     kinds = {name: StoredLayer(self, name, one_more) for name in PER_FRAME}
     source = to_tensor(np.array(self.arrays['source']))[None]
     write_openraster(path, Layers(source, **kinds), StoredLayer(self, 'photograph', one_more),

@@ -60,19 +60,19 @@ def _stack_xml(nodes:list, size:tuple)->bytes:
 
 # %% ../nbs/59_openraster.ipynb #cell-010
 def png_bytes(
-    picture:Tensor,         # (1 or 3,H,W), cut to [0,1]
+    image:Tensor,         # (1 or 3,H,W), cut to [0,1]
     alpha:Tensor|None=None, # (1,H,W) in [0,1]
     profile:bytes|None=None, # ICC; None: sRGB
 )->bytes: # 8 bits, colour, with alpha if it is given
-    "A picture as the bytes of a PNG."
-    picture = picture.expand(3, -1, -1)
-    if alpha is not None: picture = torch.cat([picture*(alpha > 0), alpha])
-    steps = (picture.detach().cpu().float().clamp(0, 1)*255).round().byte().permute(1, 2, 0).numpy()
+    "An image as the bytes of a PNG."
+    image = image.expand(3, -1, -1)
+    if alpha is not None: image = torch.cat([image*(alpha > 0), alpha])
+    steps = (image.detach().cpu().float().clamp(0, 1)*255).round().byte().permute(1, 2, 0).numpy()
     order = [2, 1, 0, 3][:steps.shape[-1]] # OpenCV wants blue first
     png = cv2.imencode('.png', np.ascontiguousarray(steps[..., order]))[1].tobytes()
     return with_chunks(png, profile)
 
-def _pictures(
+def _group_images(
     layers:Layers,      # one sequence
     t:int,              # which frame
     frames:Tensor|None, # (1,3,T,H,W)
@@ -106,7 +106,7 @@ def _write_archive(
         _put(archive, source, png_bytes(layers.source[0], profile=profile))
         for t, name in enumerate(names):
             group = Node(name, visible=t == 0)
-            for title, operation, png in _pictures(layers, t, frames, profile):
+            for title, operation, png in _group_images(layers, t, frames, profile):
                 file = source if png is None else f'data/{t + 1:03d}-{title}.png'
                 if png is not None: _put(archive, file, png)
                 group.children.append(Node(title, operation, file, visible=title != 'photograph'))
@@ -177,7 +177,7 @@ def _from_xml(element:xml.Element)->Node:
 def read_openraster(
     path:str|Path # one `.ora`
 )->list: # of `Node`, topmost first
-    "The tree of layers; their pictures stay in the file."
+    "The tree of layers; their images stay in the file."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     try:
@@ -221,7 +221,7 @@ def _flatten(nodes:list, read:Callable)->Tensor: # (4,H,W), colour times alpha, 
 
 # %% ../nbs/59_openraster.ipynb #cell-017
 def _samples(archive:zipfile.ZipFile, file:str)->np.ndarray: # (H,W,3 or 4) uint8
-    "One picture of the file."
+    "One image of the file."
     stored = cv2.imdecode(np.frombuffer(archive.read(file), np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.ndim != 3 or stored.dtype != np.uint8:
         raise ValueError(f'{file} is no colour PNG of 8 bits')
@@ -238,7 +238,7 @@ def flatten_openraster(
     frame:int|None=None, # show this frame's group instead of what the file shows; -1 is the last
     hide:tuple=(),       # names of layers to leave out, e.g. `('shadow',)`
 )->Tensor: # (4,H,W) in [0,1], colour times alpha, and alpha
-    "The picture that the file's layers make, by its own blend modes, opacities, visibilities."
+    "The image that the file's layers compose, by its own blend modes, opacities, visibilities."
     nodes = read_openraster(path)
     groups = [node for node in nodes if not node.file]
     if frame is not None:

@@ -37,7 +37,7 @@ def _check_device(device:str)->str:
 
 # %% ../nbs/61_restore_command.ipynb #cell-008
 def write_restoration(
-    draft:Path,                # exists and is empty
+    folder:Path,               # exists and is empty
     given:list,                # photographs, in order
     skipped:dict|None=None,    # name -> why it was left out
     align:bool=False,          # as for `htcv.restore.restore`, like the rest
@@ -50,47 +50,49 @@ def write_restoration(
     device:str='cpu',
     progress:bool=False,
     like:str|None=None,        # photograph whose level and tint of light the source takes
+    rectify=False,             # the picture alone, upright: True, or its four corners
 )->dict: # what `layers.json` holds
-    "Restores photographs into files."
+    "Restores photographs into files of an empty folder."
     from htcv.restore import load_frames
     model, facts = _restorer(weights, device)
-    work, cut = draft/'work', facts.get('threshold', .5)
-    work.mkdir()
-    step = Progress(len(given)*(1 + align), 'reading', progress)
-    photographs = load_frames(given, align, reference, folder=work, tick=step)
+    (work := folder/'work').mkdir()
+    step = Progress(len(given)*(1 + align + bool(rectify)), 'reading', progress)
+    photographs = load_frames(given, align, reference, None, work, step, rectify)
     step.close()
-    settings = dict(fill=fill, threshold=threshold, cut=threshold or cut, align=align, like=like)
-    record = _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped or {},
-                            progress)
+    settings = dict(fill=fill, threshold=threshold, cut=threshold or facts.get('threshold', .5),
+                    align=align, like=like, rectify=rectify)
+    record = _restore_files(folder, photographs, model, facts, settings, layers, ora,
+                            skipped or {}, progress)
     del photographs
     shutil.rmtree(work)
     return record
 
 # %% ../nbs/61_restore_command.ipynb #cell-009
-def _restore_files(draft, photographs, model, facts, settings, layers, ora, skipped,
+def _restore_files(folder, photographs, model, facts, settings, layers, ora, skipped,
                    progress)->dict:
-    "Strips to files, and what is to be told about them."
-    from htcv.restore import frame_number, plan_frames, restored_strips, strangers
+    "Strips to files; returns what `layers.json` holds."
+    from htcv.restore import find_outlier_frames, frame_number, plan_frames, restored_strips
     from htcv import restored_files as files
     step = Progress(photographs.size[0], 'restoring', progress)
     chosen = dict(fill=settings['fill'], threshold=settings['threshold'],
-                  cut=facts.get('threshold', .5))
+                  model_threshold=facts.get('threshold', .5))
     plan = plan_frames(model, photographs, like=frame_number(photographs.names, settings['like']))
-    with files.StripWriter(draft, photographs, layers or ora, settings['fill']) as writer:
+    with files.StripWriter(folder, photographs, layers or ora, settings['fill']) as writer:
         for strip in restored_strips(model, photographs, plan, layers=writer.layers, **chosen):
             writer.add(strip); step(strip.source.shape[-2])
         small = writer.finish()
     step.close()
-    if writer.hidden > .995*writer.area:
+    if writer.unseen_pixels > .995*writer.area:
         raise ValueError('no photograph shows anything of the picture: all of it would be a guess; '
                          'take photographs on which something of it is free')
-    record = files.describe(photographs, writer, skipped, facts, settings, strangers(photographs))
-    if ora: files.write_ora(draft, photographs)
-    for name in PER_FRAME if ora and not layers else (): shutil.rmtree(draft/name)
+    record = files.restoration_record(photographs, writer, skipped, facts, settings,
+                                      find_outlier_frames(photographs))
+    if ora: files.write_ora(folder, photographs)
+    for name in PER_FRAME if ora and not layers else (): shutil.rmtree(folder/name)
     files.save_sheet(files.contact_sheet(small, photographs.names, record['hidden'],
                                          record['unsure']),
-                     draft/'contact_sheet.png')
-    files.write_record(draft, record)
+                     folder/'contact_sheet.png')
+    files.write_record(folder, record)
     return record
 
 # %% ../nbs/61_restore_command.ipynb #cell-011
@@ -128,8 +130,8 @@ def restore_folder(
     if any(place in Path(os.path.realpath(path)).parents
            for path in paths) and place.exists() and force:
         raise ValueError(f'{printable(out)} holds the photographs themselves: choose another --out')
-    with atomic_folder(out, foreign_file, force) as draft:
-        return write_restoration(draft, paths, skipped, **options)
+    with atomic_folder(out, foreign_file, force) as folder:
+        return write_restoration(folder, paths, skipped, **options)
 
 # %% ../nbs/61_restore_command.ipynb #cell-018
 class Outcome(NamedTuple):
@@ -253,9 +255,23 @@ def _probability(word:str)->float:
         raise argparse.ArgumentTypeError(f'a threshold lies in (0, 1]; got {word}')
     return value
 
+def _corners(word:str)->list: # 8 numbers
+    "Four corners, or what argparse says instead."
+    try: numbers = [float(x) for x in word.split(',')]
+    except ValueError: numbers = []
+    if len(numbers) != 8 or not all(abs(x) < 1e6 for x in numbers):
+        raise argparse.ArgumentTypeError(f'corners are eight numbers, x1,y1,x2,y2,x3,y3,x4,y4; '
+                                         f'got {word}')
+    return numbers
+
+_SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
+                 'give them with corners=': 'give them with --corners '}
+
+# %% ../nbs/61_restore_command.ipynb #cell-032
 EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
+  htcv_restore shots --out restored --align --rectify   and the picture alone, upright
   htcv_restore a.jpg b.jpg c.jpg --out restored --ora   and one layered file for GIMP or Krita
   htcv_restore shots --out restored --like 3.jpg        as bright and as warm as 3.jpg is
   htcv_restore shots --out restored --no-layers --fill none
@@ -266,7 +282,7 @@ exit status: 0 all went well; 1 it could not be finished, or with --each somethi
 named; 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever
 left half written."""
 
-# %% ../nbs/61_restore_command.ipynb #cell-032
+# %% ../nbs/61_restore_command.ipynb #cell-033
 OPTIONS = {
     '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
@@ -297,7 +313,16 @@ OPTIONS = {
     '--scheduler': dict(metavar='ADDRESS', help='with --each: by the dask cluster there'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
-# %% ../nbs/61_restore_command.ipynb #cell-033
+# %% ../nbs/61_restore_command.ipynb #cell-034
+OPTIONS |= {
+    '--rectify': dict(action='store_true',
+                      help='the picture alone, upright, at its true aspect ratio: its corners are '
+                           'found in the photographs, or it is refused'),
+    '--corners': dict(type=_corners, metavar='X1,Y1,…,X4,Y4',
+                      help='rectify with these corners, pixels of the reference photograph as it '
+                           'is displayed, in any order')}
+
+# %% ../nbs/61_restore_command.ipynb #cell-035
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -309,21 +334,21 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-034
+# %% ../nbs/61_restore_command.ipynb #cell-036
 def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
     for word in words:
         is_pattern = glob.has_magic(word) and not os.path.lexists(word)
-        matches = sorted(glob.glob(word), key=natural) if is_pattern else []
-        if not matches and not os.path.exists(word):
+        files = sorted(glob.glob(word), key=natural) if is_pattern else []
+        if not files and not os.path.exists(word):
             raise FileNotFoundError(f'{printable(word)} ' + (
                 'fits no file' if glob.has_magic(word) else 'does not exist'))
-        found += matches or [word]
+        found += files or [word]
     return found
 
-# %% ../nbs/61_restore_command.ipynb #cell-035
-def _said_of(record:dict)->list:
+# %% ../nbs/61_restore_command.ipynb #cell-037
+def _summary(record:dict)->list:
     "Lines about one restoration."
     told = {name: why for name, why in record['left_out'].items() if why != 'hidden'}
     dropped = [m for m in record['alignment'] if m['status'] == 'dropped']
@@ -344,7 +369,7 @@ def _said_of(record:dict)->list:
                     f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
-# %% ../nbs/61_restore_command.ipynb #cell-036
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
     began, given = time.monotonic(), _given(options.frames)
@@ -353,7 +378,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
         record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force,
                                 progress=True, **rest)
     done['finished'] = True
-    say(*_said_of(record))
+    say(*_summary(record))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
     shown = f"{len(record['order'])} photographs of {record['width']}×{record['height']}; "
@@ -366,7 +391,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
         f'{duration(time.monotonic() - began)}')
     return 0
 
-# %% ../nbs/61_restore_command.ipynb #cell-037
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
@@ -392,7 +417,7 @@ def _outcome_table(results:list)->list:
         name=printable(name), status=status, seconds='' if seconds is None else f'{seconds:.1f}',
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
-# %% ../nbs/61_restore_command.ipynb #cell-038
+# %% ../nbs/61_restore_command.ipynb #cell-040
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
@@ -407,6 +432,9 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     if options.reference and not options.align: raise ValueError('--reference is for --align')
     if options.each and len(options.frames) != 1:
         raise ValueError('--each takes one folder of folders')
+    if options.each and options.corners:
+        raise ValueError('--corners are those of one picture: with --each take --rectify, which '
+                         'finds them in each folder')
     if options.jobs < 1: raise ValueError(f'jobs are at least 1; got {options.jobs}')
     if options.scheduler and (not options.each or options.jobs > 1):
         raise ValueError('--scheduler is for --each, and takes the place of --jobs')
@@ -414,7 +442,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/61_restore_command.ipynb #cell-039
+# %% ../nbs/61_restore_command.ipynb #cell-041
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -426,12 +454,14 @@ def htcv_restore(
             rest = {name: getattr(options, name)
                     for name in ('align', 'reference', 'like', 'weights', 'fill', 'threshold',
                                  'layers', 'ora')}
+            rest['rectify'] = options.corners or options.rectify
             rest['device'] = _device(options)
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError,
             MissingExtra) as error:
-        said = str(error).replace('pass overwrite=True', 'pass --force')
-        say('htcv_restore: ' + said.replace('pass align=True', 'pass --align'))
+        said = str(error)
+        for spoken, typed in _SPELLED_HERE.items(): said = said.replace(spoken, typed)
+        say('htcv_restore: ' + said)
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         text = str(error) or 'not enough memory'
@@ -441,7 +471,7 @@ def htcv_restore(
         say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
 
-# %% ../nbs/61_restore_command.ipynb #cell-040
+# %% ../nbs/61_restore_command.ipynb #cell-042
 def _device(options)->str|None: # None: a worker's best
     if options.scheduler: return options.device # that of other machines
     return _check_device(options.device) if options.device else _best_device()

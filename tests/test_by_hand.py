@@ -8,7 +8,7 @@ import torch
 from htcv.binary_mask_loss import positive_weight
 from htcv.composition import Layers, underlying
 from htcv.openraster import write_openraster
-from htcv.registration import warped
+from htcv.registration import warp_photograph
 
 
 def test_light_first_clips_before_the_shadow():
@@ -30,7 +30,7 @@ def test_a_moved_photograph_knows_what_it_shows(seen):
     "Ten columns to the right: the left ten are not seen, the others are, but for one pixel of the border."
     pixels = np.full((20, 30, 3), 200, np.uint8)
     right = np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.]])
-    moved, shown = warped(pixels, seen, right, (20, 30))
+    moved, shown = warp_photograph(pixels, seen, right, (20, 30))
     assert not shown[:, :10].any() and shown[1:-1, 11:].all() and (moved[:, 10:] == 200).all()
 
 

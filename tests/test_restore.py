@@ -26,7 +26,7 @@ from htcv.colour_profiles import convert_colours
 from htcv.decomposer import create_decomposer, save_decomposer
 from htcv.files import file_lock
 from htcv.openraster import flatten_openraster, read_openraster
-from htcv.photographs import align, find_photographs, moved, photograph_size, read_photograph, read_pixels
+from htcv.photographs import align, find_photographs, map_points, photograph_size, read_photograph, read_pixels
 from htcv.rendering import benchmark_folder
 from htcv.restore import load_frames, load_restorer, plan_frames, restore, restored_strips
 from htcv.restore_command import PER_FRAME
@@ -194,9 +194,9 @@ def test_hand_held_photographs_are_aligned(hand_held):
     found = align(shots, reference=0)
     H, W = found.size
     corners = np.float32([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)])
-    errors = {m.name: np.linalg.norm(moved(moved(corners, true), m.homography) - moved(corners, truth[0]), axis=1).max() for m, true in zip(found.matches, truth)}
+    errors = {m.name: np.linalg.norm(map_points(map_points(corners, true), m.homography) - map_points(corners, truth[0]), axis=1).max() for m, true in zip(found.alignment, truth)}
     assert all(error < 1 for name, error in errors.items() if name != '4') and errors['4'] < 2, errors # of half the size
-    assert [m.status for m in found.matches] == ['reference'] + ['aligned']*5 and not found.seen.all()
+    assert [m.status for m in found.alignment] == ['reference'] + ['aligned']*5 and not found.seen.all()
 
 
 def test_what_lies_outside_a_frame_hides_and_does_not_leak(hand_held):
@@ -222,6 +222,55 @@ def test_align_on_the_command_line(hand_held, large, tmp_path, monkeypatch, caps
     assert status['noise.png'] == 'dropped' and 'dropped: noise.png (only' in said and 'noise.png' not in record['order']
     assert status['1.jpg'] == 'reference' and record['height'] == 256 and all(m['residual_pixels'] < 1 for m in record['alignment'] if m['status'] == 'aligned')
     assert not Path('out/shadow/noise.png').exists()
+
+
+@pytest.fixture(scope='module')
+def on_a_wall(large):
+    "Photographs of a picture in front of a grey wall, 16 bits, its corners in the first of them, and where its pixels go."
+    H, W = large.shape[1:3]
+    box = np.float32([(-.5, -.5), (W - .5, -.5), (W - .5, H - .5), (-.5, H - .5)])
+    corners = np.float32([(150, 100), (445, 120), (430, 395), (140, 380)])
+    onto = cv2.getPerspectiveTransform(box, corners)
+    wall = np.full((480, 600, 3), (150, 140, 160), np.uint8)
+    inside = cv2.warpPerspective(np.full((H, W), 255, np.uint8), onto, (600, 480))[..., None]/255
+    warped = (cv2.warpPerspective(one, onto, (600, 480), flags=cv2.INTER_CUBIC) for one in large)
+    shots = [(wall*(1 - inside) + inside*one).round().astype(np.uint16)*257 for one in warped]
+    return shots, corners, onto
+
+
+def test_rectify_from_a_tripod(on_a_wall, large):
+    shots, corners, onto = on_a_wall
+    found, given = load_frames(shots, rectify=True), load_frames(shots, rectify=corners[[2, 0, 3, 1]])
+    assert np.abs(np.array(found.rectification['corners']) - corners).max() < 1
+    assert np.allclose(given.rectification['corners'], corners)
+    assert (found.rectification['corners_from'], given.rectification['corners_from']) == ('found', 'given')
+    assert found.pixels.dtype == np.uint16 and found.notes and not given.notes
+    H, W = given.size
+    back = np.array(given.rectification['homography']) @ onto   # from the source's pixels to the rectangle's
+    there = cv2.warpPerspective(large[0], back, (W, H), flags=cv2.INTER_CUBIC)
+    assert np.abs(given.pixels[0][9:-9, 9:-9]/257 - there[9:-9, 9:-9]).mean() < 6
+    with pytest.raises(ValueError, match='at least'): load_frames(shots, rectify=[9, 9, 19, 9, 19, 19, 9, 19])
+
+
+def test_rectify_on_the_command_line(on_a_wall, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shots, corners, _ = on_a_wall
+    Path('shots').mkdir()
+    for t, shot in enumerate(shots[:4]): Image.fromarray((shot[3*t:, 2*t:]//257).astype(np.uint8)).save(f'shots/{t}.png', dpi=(300, 300))
+    assert command('shots', '--out', 'out', '--align', '--reference', '0', '--rectify', '--no-layers') == 0
+    said, record = capsys.readouterr().err, json.loads(Path('out/layers.json').read_text())
+    kept = record['rectification']
+    assert np.abs(np.array(kept['corners']) - corners).max() < 1.5 and np.shape(kept['homography']) == (3, 3)
+    assert 'the corners were found' in said and kept['photograph'] == '0.png'
+    assert Image.open('out/source.png').size == (record['width'], record['height']) and record['width'] < 320
+    assert all(np.shape(m['region_residual_pixels']) == (3, 3) for m in record['alignment'] if m['status'] == 'aligned')
+    words = ','.join(f'{x:.1f}' for x in corners[::-1].ravel() + 2)
+    assert command('shots/0.png', '--out', 'given', '--corners', words, '--no-layers') == 0
+    assert json.loads(Path('given/layers.json').read_text())['rectification']['corners_from'] == 'given'
+    for t in range(2): Image.fromarray(np.full((90, 120, 3), 99 + t, np.uint8)).save(f'shots/plain{t}.png')
+    said = refused(capsys, 'shots/plain0.png', 'shots/plain1.png', '--out', 'no', '--rectify')
+    assert 'give them with --corners x1,y1' in said and 'pixels of plain0.png' in said
+    assert 'got 1,2' in refused(capsys, 'shots', '--out', 'no', '--corners', '1,2')
 
 
 def test_photographs_of_different_pictures(tmp_path, monkeypatch, capsys):
