@@ -24,7 +24,7 @@ def visibility(
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
 # %% ../nbs/40_confidence.ipynb #cell-008
-ERROR_LAW = (.23, 1.07) # a, b
+ERROR_LAW = (-.19, .92) # a, b
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
 def estimate_disagreement(

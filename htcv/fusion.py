@@ -25,7 +25,7 @@ from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import equalised_median, light_is_steady
+from .steady_light import equalised_disagreement, equalised_median, light_is_steady
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -319,11 +319,13 @@ def estimate_lowres(self:Fusion,
     gain, difference = (self.correct(source, features, frames.shape[2])
                         if hasattr(self, 'residual_head') else (None, None))
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
-    is_steady = light_is_steady(gains)
+    is_steady, apart = light_is_steady(gains), estimate_disagreement(estimates, weights, source)
     if not (torch.compiler.is_compiling() or is_steady.any()): gains = is_steady = None
+    else:
+        even = equalised_disagreement(small, gains, maps.mask.sigmoid())
+        apart = torch.where(is_steady.view(-1, 1, 1, 1), even, apart)
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
-                          steady_share(small, maps.mask.sigmoid()),
-                          estimate_disagreement(estimates, weights, source),
+                          steady_share(small, maps.mask.sigmoid()), apart,
                           None if like is None else frame_level(maps, like), gains, is_steady)
 
 # %% ../nbs/41_fusion.ipynb #cell-035
