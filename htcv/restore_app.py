@@ -111,7 +111,7 @@ class RestoreApp:
         self.strip = widgets.Image(format='png',
                                    layout=dict(max_width='100%', height='auto',
                                                align_self='flex-start'))
-        self.outline = widgets.Image(format='png', layout=dict(width='330px', display='none'))
+        self.outline = widgets.VBox([]) # empty, or the photograph that was cut out of
         self.folder = tempfile.TemporaryDirectory(prefix='htcv-', dir=roomy_folder())
         self.restored = self.view = self.job = self.upload = self.outliers = None
         self.shots, self.lock = [], threading.RLock()
@@ -256,7 +256,7 @@ def drop_result(self:RestoreApp):
     with self.lock:
         self.restored, self.view, self.shots = None, None, []
         self.at['run'].disabled, self.at['link'].value = False, ''
-        self.at['corners'].value, self.outline.layout.display = '', 'none'
+        self.at['corners'].value, self.outline.children = '', ()
         self.sliders.layout.display = 'none'
         self.show_frames()
     for old in Path(self.folder.name).glob('work-*'): shutil.rmtree(old, ignore_errors=True)
@@ -411,9 +411,11 @@ def show_outline(self:RestoreApp,
     outline:Tensor|None # (3,h,w), as from `outlined_photograph`
 ):
     "The photograph that was cut out of, and its corners, to be corrected."
+    import ipywidgets as widgets
     facts = self.restored.photographs.rectification
-    self.outline.layout.display = 'none' if outline is None else None
-    self.outline.value = b'' if outline is None else png_bytes(outline)
+    images = [] if outline is None else [png_bytes(outline)]
+    self.outline.children = [widgets.Image(value=png, format='png', layout=dict(width='330px'))
+                             for png in images]
     if facts: self.at['corners'].value = ','.join(f'{x:.1f}' for x in np.ravel(facts['corners']))
 
 # %% ../nbs/62_restore_app.ipynb #cell-030
