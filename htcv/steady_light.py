@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .composition import sort_frames
 from .confidence import estimate_disagreement
-from .evaluation import median_source
+from .gain_equalisation import median_source
 
 # %% ../nbs/40_steady_light.ipynb #cell-005
 # of steady light: in stops, and from -1 (some frames are darker) to 1 (some are brighter)
