@@ -34,7 +34,7 @@ class PngRows:
     def __init__(self,
         path:Path,
         size:tuple,              # (H,W)
-        channels:int,            # 1 grey, 3 colour, 4 colour and alpha
+        channels:int,            # 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha
         bits:int=8,              # or 16
         profile:bytes|None=None, # ICC of colour
         dpi:tuple|None=None,     # across, down
@@ -43,9 +43,9 @@ class PngRows:
         self.path, self.bits, self.above = path, bits, np.zeros(size[1]*channels*bits//8, np.uint8)
         self.zlib = zlib.compressobj(1, zlib.DEFLATED, 10, 8, zlib.Z_RLE)
         self.parts, self.waiting = [], 0
-        kind = {1: 0, 3: 2, 4: 6}[channels]
+        kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = _chunk(b'IHDR', struct.pack('>IIBBBBB', size[1], size[0], bits, kind, 0, 0, 0))
-        start = with_chunks(b'\x89PNG\r\n\x1a\n' + header, profile if channels > 1 else None, dpi,
+        start = with_chunks(b'\x89PNG\r\n\x1a\n' + header, profile if channels > 2 else None, dpi,
                             exif)
         path.write_bytes(start)
 
@@ -308,11 +308,11 @@ def _title(name:str, length:int)->str:
     text = text if len(text) <= length else f'{text[:length//2 - 1]}…{text[-length//2 + 1:]}'
     return text.replace('$', r'\$')
 
-def _opaque(image:Tensor)->Tensor: # (3 or 1,h,w)
+def _opaque(image:Tensor)->Tensor: # (1 to 4,h,w) -> (3 or 1,h,w)
     "Transparent parts as a checkerboard, as everywhere."
-    if len(image) != 4: return image
+    if len(image) in (1, 3): return image
     y, x = torch.meshgrid(*(torch.arange(n)//8 for n in image.shape[-2:]), indexing='ij')
-    return image[:3]*image[3:] + (1 - image[3:])*(.6 + .2*((y + x) % 2))
+    return image[:-1]*image[-1:] + (1 - image[-1:])*(.6 + .2*((y + x) % 2))
 
 # %% ../nbs/60_restored_files.ipynb #cell-029
 def save_sheet(figure:plt.Figure, path:Path):

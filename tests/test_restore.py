@@ -722,3 +722,15 @@ def test_the_default_of_floats_does_not_matter(arrays):
     torch.set_default_dtype(torch.float64)
     try: assert torch.equal(restore(arrays).source, expected)
     finally: torch.set_default_dtype(torch.float32)
+
+
+def test_grey_photographs_keep_holes_as_grey_and_alpha(tmp_path):
+    "What no frame shows is transparent with --fill none, in a picture of one channel too."
+    (tmp_path/'grey').mkdir()
+    paint = np.random.default_rng(0).integers(60, 200, (48, 64), np.uint8)
+    for i in range(4):
+        shot = paint.copy()
+        shot[20:30, 20:34] = 60*i  # covered in all of them
+        Image.fromarray(shot).save(tmp_path/'grey'/f'{i}.png')
+    assert command(tmp_path/'grey', '--out', tmp_path/'out', '--fill', 'none') == 0
+    with Image.open(tmp_path/'out'/'source.png') as found: assert (found.mode, found.size) == ('LA', (64, 48))
