@@ -7,7 +7,7 @@ __all__ = ['EXAMPLES', 'OPTIONS', 'write_restoration', 'foreign_file', 'restore_
            'htcv_restore']
 
 # %% ../nbs/61_restore_command.ipynb #cell-002
-import argparse, errno, glob, json, os, shutil, signal, time, warnings
+import argparse, errno, glob, json, os, re, shutil, signal, sys, time, warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -134,6 +134,15 @@ def restore_folder(
         return write_restoration(folder, paths, skipped, **options)
 
 # %% ../nbs/61_restore_command.ipynb #cell-018
+_SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
+                 'give them with corners=': 'give them with --corners '}
+
+def _as_typed(said:str)->str:
+    "A message of the chapters below, with arguments of Python as options of the command."
+    for spoken, typed in _SPELLED_HERE.items(): said = said.replace(spoken, typed)
+    return said
+
+# %% ../nbs/61_restore_command.ipynb #cell-019
 class Outcome(NamedTuple):
     "What became of one of many."
     name:str    # of the folder
@@ -161,10 +170,10 @@ def restore_one(
         if isinstance(error, FileExistsError) and (out/'layers.json').exists() and not force:
             return told('done before') # by another process, just now
         if isinstance(error, OSError) and error.errno == errno.ENOSPC: raise
-        return told('broken', str(error) or 'not enough memory')
+        return told('broken', _as_typed(str(error)) or 'not enough memory')
     return told('restored', '; '.join(_mentioned(record)))
 
-# %% ../nbs/61_restore_command.ipynb #cell-019
+# %% ../nbs/61_restore_command.ipynb #cell-020
 def _mentioned(record:dict)->list:
     "What is to be said about one of many that went well."
     dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status']
@@ -178,7 +187,7 @@ _TOLD = ('no frame', 'not a picture file', 'the raw file of a photograph that is
 def _percent(share:float)->str: # never more than is true
     return f'{100*share:.3g}%' if share < .995 else 'nearly all'
 
-# %% ../nbs/61_restore_command.ipynb #cell-020
+# %% ../nbs/61_restore_command.ipynb #cell-021
 _PATIENCE = 5. # seconds in which a process that was killed lets go of its locks
 
 def _until_free(restore, folder:Path, out:Path, **options)->Outcome:
@@ -189,7 +198,7 @@ def _until_free(restore, folder:Path, out:Path, **options)->Outcome:
         if outcome.status != 'claimed' or time.monotonic() > end: return outcome
         time.sleep(.2)
 
-# %% ../nbs/61_restore_command.ipynb #cell-021
+# %% ../nbs/61_restore_command.ipynb #cell-022
 def _outcomes(client, options:dict, work:dict, again:bool=False)->Iterator[Outcome]:
     "In this process, or by the workers of a cluster."
     if client is None:
@@ -208,7 +217,7 @@ def _elsewhere(options:dict)->dict:
     if not weights or not os.path.exists(weights): return options
     return options | dict(weights=os.path.abspath(weights))
 
-# %% ../nbs/61_restore_command.ipynb #cell-022
+# %% ../nbs/61_restore_command.ipynb #cell-023
 def restore_each(
     root:str|Path,    # folders of photographs
     out:str|Path,     # `OUT/<name>` for each of them
@@ -235,7 +244,7 @@ def restore_each(
         if not alone: clear_drafts(out) # of processes that were killed
     return [results[name] for name in names]
 
-# %% ../nbs/61_restore_command.ipynb #cell-023
+# %% ../nbs/61_restore_command.ipynb #cell-024
 def _restore_all(work:dict, run, results:dict, progress:bool, client)->None:
     "All, and at the end once more what somebody else was at: it may have been left undone."
     link = progress and client and dashboard_link(client)
@@ -247,7 +256,7 @@ def _restore_all(work:dict, run, results:dict, progress:bool, client)->None:
         for outcome in run(claimed, again=True): results[outcome.name] = outcome
     finally: step.close()
 
-# %% ../nbs/61_restore_command.ipynb #cell-031
+# %% ../nbs/61_restore_command.ipynb #cell-032
 def _probability(word:str)->float:
     "A threshold, or what argparse says instead."
     value = float(word)
@@ -264,10 +273,15 @@ def _corners(word:str)->list: # 8 numbers
                                          f'got {word}')
     return numbers
 
-_SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
-                 'give them with corners=': 'give them with --corners '}
+def _joined(arguments:list)->list:
+    "Corners that begin with a minus are no option: `--corners -5,…` as `--corners=-5,…`."
+    arguments = [str(word) for word in arguments]
+    for i in range(len(arguments) - 2, -1, -1):
+        if arguments[i] == '--corners' and re.match(r'-[\d.]', arguments[i + 1]):
+            arguments[i:i + 2] = [f'--corners={arguments[i + 1]}']
+    return arguments
 
-# %% ../nbs/61_restore_command.ipynb #cell-032
+# %% ../nbs/61_restore_command.ipynb #cell-033
 EXAMPLES = """examples:
   htcv_restore shots --out restored                     a folder of photographs from a tripod
   htcv_restore shots --out restored --align             hand-held: each is laid on the best of them
@@ -282,7 +296,7 @@ exit status: 0 all went well; 1 it could not be finished, or with --each somethi
 named; 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever
 left half written."""
 
-# %% ../nbs/61_restore_command.ipynb #cell-033
+# %% ../nbs/61_restore_command.ipynb #cell-034
 OPTIONS = {
     '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
@@ -313,7 +327,7 @@ OPTIONS = {
     '--scheduler': dict(metavar='ADDRESS', help='with --each: by the dask cluster there'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
-# %% ../nbs/61_restore_command.ipynb #cell-034
+# %% ../nbs/61_restore_command.ipynb #cell-035
 OPTIONS |= {
     '--rectify': dict(action='store_true',
                       help='the picture alone, upright, at its true aspect ratio: its corners are '
@@ -322,7 +336,7 @@ OPTIONS |= {
                       help='rectify with these corners, pixels of the reference photograph as it '
                            'is displayed, in any order')}
 
-# %% ../nbs/61_restore_command.ipynb #cell-035
+# %% ../nbs/61_restore_command.ipynb #cell-036
 def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
@@ -334,7 +348,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/61_restore_command.ipynb #cell-036
+# %% ../nbs/61_restore_command.ipynb #cell-037
 def _given(words:list)->list:
     "Names as the shell should have passed them: patterns that it left alone are expanded."
     found = []
@@ -347,7 +361,7 @@ def _given(words:list)->list:
         found += files or [word]
     return found
 
-# %% ../nbs/61_restore_command.ipynb #cell-037
+# %% ../nbs/61_restore_command.ipynb #cell-038
 def _summary(record:dict)->list:
     "Lines about one restoration."
     told = {name: why for name, why in record['left_out'].items() if why != 'hidden'}
@@ -369,7 +383,7 @@ def _summary(record:dict)->list:
                     f"{_percent(need['share'])} of the "
                     f"picture, {need['where']}" for need in record['advice']]
 
-# %% ../nbs/61_restore_command.ipynb #cell-038
+# %% ../nbs/61_restore_command.ipynb #cell-039
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
     began, given = time.monotonic(), _given(options.frames)
@@ -391,7 +405,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
         f'{duration(time.monotonic() - began)}')
     return 0
 
-# %% ../nbs/61_restore_command.ipynb #cell-039
+# %% ../nbs/61_restore_command.ipynb #cell-040
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
@@ -417,7 +431,7 @@ def _outcome_table(results:list)->list:
         name=printable(name), status=status, seconds='' if seconds is None else f'{seconds:.1f}',
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
-# %% ../nbs/61_restore_command.ipynb #cell-040
+# %% ../nbs/61_restore_command.ipynb #cell-041
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
     if done.get('finished'): return f'{printable(options.out)} is complete'
@@ -428,7 +442,7 @@ def _left(options, done:dict)->str:
 
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if options.reference and not options.align: raise ValueError('--reference is for --align')
     if options.each and len(options.frames) != 1:
         raise ValueError('--each takes one folder of folders')
@@ -442,7 +456,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/61_restore_command.ipynb #cell-041
+# %% ../nbs/61_restore_command.ipynb #cell-042
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -459,9 +473,7 @@ def htcv_restore(
             return (_run_each if options.each else _run_one)(options, rest, done)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError,
             MissingExtra) as error:
-        said = str(error)
-        for spoken, typed in _SPELLED_HERE.items(): said = said.replace(spoken, typed)
-        say('htcv_restore: ' + said)
+        say('htcv_restore: ' + _as_typed(str(error)))
         return 2
     except (OSError, MemoryError, RuntimeError) as error:
         text = str(error) or 'not enough memory'
@@ -471,7 +483,7 @@ def htcv_restore(
         say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
 
-# %% ../nbs/61_restore_command.ipynb #cell-042
+# %% ../nbs/61_restore_command.ipynb #cell-043
 def _device(options)->str|None: # None: a worker's best
     if options.scheduler: return options.device # that of other machines
     return _check_device(options.device) if options.device else _best_device()

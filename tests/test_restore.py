@@ -734,3 +734,17 @@ def test_grey_photographs_keep_holes_as_grey_and_alpha(tmp_path):
         Image.fromarray(shot).save(tmp_path/'grey'/f'{i}.png')
     assert command(tmp_path/'grey', '--out', tmp_path/'out', '--fill', 'none') == 0
     with Image.open(tmp_path/'out'/'source.png') as found: assert (found.mode, found.size) == ('LA', (64, 48))
+
+
+def test_corners_may_lie_left_of_the_picture(shots, capsys):
+    "A minus begins a number here, not an option."
+    assert restore_command._joined(['a', '--corners', '-5,0,9,0,9,9,0,9', '--ora']) == ['a', '--corners=-5,0,9,0,9,9,0,9', '--ora']
+    assert restore_command._joined(['--corners', '--ora']) == ['--corners', '--ora']
+    assert 'expected one argument' not in refused(capsys, 'shots', '--out', 'out', '--corners', '-5,0,9')
+
+
+def test_in_an_album_options_are_called_as_they_are_typed(tmp_path):
+    (tmp_path/'blank').mkdir()
+    for i in range(2): Image.fromarray(np.full((64, 80, 3), 128 + i, np.uint8)).save(tmp_path/'blank'/f'{i}.png')
+    outcome = restore_command.restore_one(tmp_path/'blank', tmp_path/'out', rectify=True)
+    assert outcome.status == 'broken' and '--corners x1' in outcome.note and 'corners=' not in outcome.note
