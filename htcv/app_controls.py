@@ -12,6 +12,7 @@ from collections.abc import Callable
 from fastcore.basics import patch
 
 from .app_files import LIMIT, completions, folder_of, listing, message_limit
+from .console import counted
 from .image_formats import SUFFIXES
 
 # %% ../nbs/61_app_controls.ipynb #cell-005
@@ -232,7 +233,7 @@ def show(self:DiskChooser, _=None):
     self.folder = folder_of(self.path.value)
     try: folders, files = listing(self.folder)
     except OSError as error: folders, files = [], []; said = str(error)
-    else: said = f'{len(files)} photographs; pick some, or take all with Open'
+    else: said = f'{counted(len(files), "photograph")}; pick some, or take all with Open'
     self.folders.unobserve(self.enter, 'value') # new options choose the first
     self.folders.options, self.folders.value = [UP, *folders], None
     self.folders.observe(self.enter, 'value')

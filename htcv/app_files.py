@@ -22,7 +22,7 @@ from torch import Tensor
 from .benchmark_files import benchmark_folder
 from .files import natural, printable
 from .images import decode_image, to_tensor
-from .photographs import find_photographs, photograph_size
+from .photograph_files import find_photographs, photograph_size
 from .image_formats import RAW_SUFFIXES, SUFFIXES
 
 # %% ../nbs/60_app_files.ipynb #cell-005

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAPS', 'change_exposure', 'filmic_to_linear', 'clip_with_leaky_gradient', 'FrameMaps', 'decode_maps',
-           'remove_lighting', 'blend_frames', 'penalise_exposure']
+           'remove_lighting', 'blend_frames', 'penalise_exposure', 'frame_level']
 
 # %% ../nbs/40_frame_maps.ipynb #cell-002
 from dataclasses import dataclass
@@ -106,3 +106,17 @@ def penalise_exposure(
     "Less weight where a frame is blown out or black."
     white, black = F.relu(25*frames - 24), F.relu(1 - 25*frames)
     return torch.addcmul(torch.addcmul(weight, white, -penalty[0]), black, -penalty[1])
+
+# %% ../nbs/40_frame_maps.ipynb #cell-018
+def frame_level(
+    maps:FrameMaps, # (B,C,T,h,w)
+    t:int,          # a frame
+    cells:int=6,    # of the grid on which its light is averaged
+)->Tensor: # (B,3,h,w), powers of two
+    "The smooth light of one frame beyond the source's, from where that frame shows the picture."
+    stops, shown = maps.stops[:, :, t], 1 - maps.mask[:, :, t].sigmoid()
+    size = tuple(min(cells, n) for n in stops.shape[-2:])
+    part, whole = (F.adaptive_avg_pool2d(x, size) for x in (stops*shown, shown))
+    mean = (part.mean((-2, -1), keepdim=True) + 1e-6)/(whole.mean((-2, -1), keepdim=True) + 1e-6)
+    level = (part + .05*mean)/(whole + .05)
+    return F.interpolate(level, size=stops.shape[-2:], mode='bilinear')

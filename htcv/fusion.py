@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'FusionConfig', 'check_limits', 'FusionPrediction', 'Fusion', 'residual_head', 'knows_bfloat16',
-           'stem_inputs', 'relight', 'LowResEstimate', 'frame_level', 'shadow_and_light', 'bounded_source']
+           'stem_inputs', 'relight', 'LowResEstimate', 'lit_frames', 'bounded_source']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import functools
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from .composition import Layers, canonical_layers, sort_frames, steady_share
 from .composition import within_envelope, within_majority
-from .confidence import confidence, estimate_disagreement, expected_error, visibility
+from .confidence import confidence, estimate_doubt, expected_error, visibility
 from .frame_maps import MAPS, FrameMaps, blend_frames, change_exposure
-from .frame_maps import decode_maps, remove_lighting
+from .frame_maps import decode_maps, frame_level, remove_lighting
 from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import equalised_disagreement, equalised_median, light_is_steady
+from .steady_light import equalised_doubt, equalised_median, steadiness
+from .steady_light import steady_lighting
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -280,28 +281,14 @@ class LowResEstimate:
     coarse_source:Tensor      # (B,3,h/2,w/2)
     blended:tuple             # source (B,3,h,w), weights and per-frame estimates (B,3,T,h,w)
     steady_share:Tensor       # (B,1,h,w): of the neighbourhood, in which most frames agree
-    apart:Tensor              # (B,1,h,w), stored values: disagreement of the estimates
+    doubt:Tensor              # (B,1,h,w), stored values: about the source
     # (B,3,h,w), powers of two: light that is put on the source at the end, if another is wanted
     level:Tensor|None=None
     # (B,3,T,h,w), powers of two: smooth gains against the median frame, where some light is steady
     gains:Tensor|None=None
-    is_steady:Tensor|None=None # (B,) bool: there the gain-equalised median is the source
+    steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
 
 # %% ../nbs/41_fusion.ipynb #cell-030
-def frame_level(
-    maps:FrameMaps, # (B,C,T,h,w)
-    t:int,          # a frame
-    cells:int=6,    # of the grid on which its light is averaged
-)->Tensor: # (B,3,h,w), powers of two
-    "The smooth light of one frame beyond the source's, from where that frame shows the picture."
-    stops, shown = maps.stops[:, :, t], 1 - maps.mask[:, :, t].sigmoid()
-    size = tuple(min(cells, n) for n in stops.shape[-2:])
-    part, whole = (F.adaptive_avg_pool2d(x, size) for x in (stops*shown, shown))
-    mean = (part.mean((-2, -1), keepdim=True) + 1e-6)/(whole.mean((-2, -1), keepdim=True) + 1e-6)
-    level = (part + .05*mean)/(whole + .05)
-    return F.interpolate(level, size=stops.shape[-2:], mode='bilinear')
-
-# %% ../nbs/41_fusion.ipynb #cell-032
 @patch
 def estimate_lowres(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -319,16 +306,16 @@ def estimate_lowres(self:Fusion,
     gain, difference = (self.correct(source, features, frames.shape[2])
                         if hasattr(self, 'residual_head') else (None, None))
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
-    is_steady, apart = light_is_steady(gains), estimate_disagreement(estimates, weights, source)
-    if not (torch.compiler.is_compiling() or is_steady.any()): gains = is_steady = None
+    steady, doubt = steadiness(small, gains), estimate_doubt(estimates, weights, source)
+    if not (torch.compiler.is_compiling() or steady.any()): gains = steady = None
     else:
-        even = equalised_disagreement(small, gains, maps.mask.sigmoid())
-        apart = torch.where(is_steady.view(-1, 1, 1, 1), even, apart)
+        even = equalised_doubt(small, gains, maps.mask.sigmoid())
+        doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
-                          steady_share(small, maps.mask.sigmoid()), apart,
-                          None if like is None else frame_level(maps, like), gains, is_steady)
+                          steady_share(small, maps.mask.sigmoid()), doubt,
+                          None if like is None else frame_level(maps, like), gains, steady)
 
-# %% ../nbs/41_fusion.ipynb #cell-035
+# %% ../nbs/41_fusion.ipynb #cell-033
 @patch
 def refine_mask(self:Fusion,
     frames:Tensor,  # (B,3,T,H,W)
@@ -353,18 +340,24 @@ def _refiner_inputs(mask:Tensor, off:Tensor, frames:Tensor)->Tensor: # (B,11,N)
         seen = [4*off, 4*size, most, frames]
     return torch.cat([mask/4, *seen], 1)
 
-# %% ../nbs/41_fusion.ipynb #cell-037
-def shadow_and_light(
-    source:Tensor,  # (B,3,H,W), as the lamps light it
-    maps:FrameMaps, # (B,C,T,H,W)
-    curve:Tensor,   # (B,2)
-    bounded:Tensor|None=None, # (B,3,H,W): the source that is given out, if it is another
-)->tuple[Tensor, Tensor]: # shadow and light (B,3,T,H,W)
-    "The convention's layers, from the source lit with and without cast shadows."
-    bare, unoccluded = relight(source, maps, curve, objects=False), relight(source, maps, curve)
-    return canonical_layers(source if bounded is None else bounded, bare, unoccluded)
+# %% ../nbs/41_fusion.ipynb #cell-035
+def lit_frames(
+    unbounded:Tensor,      # (B,3,H,W): the network's source, as the lamps light it
+    source:Tensor,         # (B,3,H,W): within the envelope
+    frames:Tensor,         # (B,3,T,H,W)
+    maps:FrameMaps,        # (B,C,T,H,W)
+    lowres:LowResEstimate, # of the whole frames
+    fit,                   # enlarges a map of it to the frames
+    hidden:Tensor,         # (B,1,T,H,W) in [0,1]: masked, or not seen at all
+)->list: # of two (B,3,T,H,W), for `canonical_layers`
+    "The source lit as every frame, without and with cast shadows and gloss."
+    lit = [relight(unbounded, maps, lowres.curve, objects) for objects in (False, True)]
+    if lowres.gains is None: return lit
+    even = steady_lighting(source, fit(lowres.gains), frames, hidden, *lit)
+    share = lowres.steadiness.view(-1, 1, 1, 1, 1)
+    return [one.lerp(other, share) for one, other in zip(lit, even)]
 
-# %% ../nbs/41_fusion.ipynb #cell-040
+# %% ../nbs/41_fusion.ipynb #cell-038
 @patch
 def blend_fullres(self:Fusion,
     frames:Tensor,  # (B,3,T,H,W), or a tile of them
@@ -382,7 +375,7 @@ def blend_fullres(self:Fusion,
         source, weights = blend_frames(frames, maps, estimates, self.exposure_penalty)
     return maps, source, weights, estimates
 
-# %% ../nbs/41_fusion.ipynb #cell-041
+# %% ../nbs/41_fusion.ipynb #cell-039
 @patch
 def apply_fullres(self:Fusion,
     frames:Tensor,          # (B,3,T,H,W), or a tile of them
@@ -402,19 +395,22 @@ def apply_fullres(self:Fusion,
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
     hidden = maps.mask.sigmoid() if seen is None else maps.mask.sigmoid().where(seen, 1)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen)
+    lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
     if lowres.level is not None:
         source = change_exposure(source.unsqueeze(2), fit(lowres.level).unsqueeze(2),
                                  curve).squeeze(2)
-    shadow, light = (shadow_and_light(unbounded, maps, curve, source) if lighting
-                     else (None, None))
-    visible = visibility(frames, hidden, maps.stops + maps.log_cast_shadow)
-    error = expected_error(fit(lowres.apart) + moved)
+    shadow, light = canonical_layers(source, *lit) if lighting else (None, None)
+    stops = maps.stops + maps.log_cast_shadow
+    if lowres.gains is not None: # what is white in every frame is paint there, and not burnt
+        stops = stops.lerp(fit(lowres.gains), lowres.steadiness.view(-1, 1, 1, 1, 1))
+    visible = visibility(frames, hidden, stops)
+    error = expected_error(fit(lowres.doubt) + moved)
     return FusionPrediction(source, shadow, light, maps.mask, frames,
                             maps.mask.sigmoid()*maps.alpha.sigmoid(), visible,
                             confidence(visible, error), weights, estimates, lowres.coarse_source,
                             curve, unbounded, error)
 
-# %% ../nbs/41_fusion.ipynb #cell-042
+# %% ../nbs/41_fusion.ipynb #cell-040
 def bounded_source(
     source:Tensor,         # (B,3,H,W), the network's
     frames:Tensor,         # (B,3,T,H,W)
@@ -426,12 +422,12 @@ def bounded_source(
     "The equalised median where the light is steady; what most frames show; within the envelope."
     if lowres.gains is not None:
         median = equalised_median(frames, fit(lowres.gains), seen)
-        source = torch.where(lowres.is_steady.view(-1, 1, 1, 1), median, source)
+        source = source.lerp(median, lowres.steadiness.view(-1, 1, 1, 1))
     wanted = within_majority(source, frames, hidden, fit(lowres.steady_share))
     source = within_envelope(wanted, frames, hidden)
     return source, (source - wanted).abs().mean(1, keepdim=True)
 
-# %% ../nbs/41_fusion.ipynb #cell-043
+# %% ../nbs/41_fusion.ipynb #cell-041
 @patch
 def forward(self:Fusion,
     frames:Tensor,      # (B,3,T,H,W) in [0,1], any T, at least 16×16
@@ -442,7 +438,7 @@ def forward(self:Fusion,
     "All layers of a batch of sequences."
     return self.apply_fullres(frames, self.estimate_lowres(frames, side, like))
 
-# %% ../nbs/41_fusion.ipynb #cell-045
+# %% ../nbs/41_fusion.ipynb #cell-043
 register_family(FusionConfig, Fusion, {
     'fusion': FusionConfig(),
     'fusion-small': FusionConfig(widths=(16, 24, 48, 64, 96), depths=(1, 1, 1, 1, 1), attention=1,

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .composition import Layers, compose
+from .files import printable
 from .model_families import SMALLEST
 from .frame_maps import blend_frames
 from .frame_sizes import working_size
 from .fusion import LowResEstimate
+from .photograph_files import find_photographs
 from .photographs import MIN_CORRELATION, Photographs, align as align_photographs
-from .photographs import correlation_with_median, find_photographs, printable
-from .photographs import read_photographs
+from .photographs import correlation_with_median, read_photographs
 from .rectification import rectify_photographs
 from .weights import SHIPPED, load_decomposer, shipped_weights, weights_facts
 

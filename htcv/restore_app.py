@@ -26,7 +26,7 @@ from .app_results import StoredRestoration, relit
 from .console import duration
 from .files import printable
 from .openraster import png_bytes
-from .photographs import photograph_size
+from .photograph_files import photograph_size
 from .quadrilaterals import ordered_corners
 from .restore import frame_number, load_frames, load_restorer, plan_frames, restored_strips
 from .restore import find_outlier_frames

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
-from .console import Progress, at_most, duration, print_result, say, signals_interrupt
-from .console import table_lines
+from .console import Progress, at_most, counted, duration, print_result, say
+from .console import signals_interrupt, table_lines
 from .files import PER_FRAME, Busy, atomic_folder, clear_drafts, natural, printable
 
 # %% ../nbs/61_restore_command.ipynb #cell-007
@@ -122,7 +122,7 @@ def restore_folder(
     **options            # of `write_restoration`
 )->dict: # what `layers.json` holds
     "Restores photographs into a folder: completely or not at all."
-    from htcv.photographs import find_photographs
+    from htcv.photograph_files import find_photographs
     from htcv.restore import check_options
     paths, skipped = find_photographs(given)
     check_options(options.get('fill', 'model'), options.get('threshold'))
@@ -395,7 +395,8 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
     say(*_summary(record))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
-    shown = f"{len(record['order'])} photographs of {record['width']}×{record['height']}; "
+    shown = counted(len(record['order']), 'photograph')
+    shown += f" of {record['width']}×{record['height']}; "
     shown += f"shown by none of them: {_percent(record['hidden'])} of the picture"
     if record['hidden']: shown += f': {guess}'
     if record['unsure'] > 1e-3:
@@ -437,7 +438,8 @@ def _left(options, done:dict)->str:
     if done.get('finished'): return f'{printable(options.out)} is complete'
     complete = len(list(Path(options.out).glob('[!.]*/layers.json'))) if options.each else 0
     if not complete: return 'nothing was written'
-    return (f'{complete} folders are complete in {printable(options.out)}; '
+    folders = 'folder is' if complete == 1 else 'folders are'
+    return (f'{complete} {folders} complete in {printable(options.out)}; '
             'the same line does the rest')
 
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):

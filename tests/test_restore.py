@@ -26,7 +26,8 @@ from htcv.colour_profiles import convert_colours
 from htcv.decomposer import create_decomposer, save_decomposer
 from htcv.files import file_lock
 from htcv.openraster import flatten_openraster, read_openraster
-from htcv.photographs import align, find_photographs, map_points, photograph_size, read_photograph, read_pixels
+from htcv.photograph_files import find_photographs, photograph_size, read_photograph, read_pixels
+from htcv.photographs import align, map_points
 from htcv.rendering import benchmark_folder
 from htcv.restore import load_frames, load_restorer, plan_frames, restore, restored_strips
 from htcv.restore_command import PER_FRAME
