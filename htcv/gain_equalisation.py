@@ -7,7 +7,7 @@ __all__ = ['mean_source', 'median_source', 'float_frames', 'gaussian_windows', '
            'gain_equalised_median']
 
 # %% ../nbs/02_gain_equalisation.ipynb #cell-002
-import functools, math
+import math
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,6 @@ def float_frames(frames:Tensor)->Tensor: # the same, float32
     return frames.float()
 
 # %% ../nbs/02_gain_equalisation.ipynb #cell-013
-@functools.lru_cache(maxsize=64)
 def gaussian_windows(
     n:int,       # pixels in this direction
     sigma:float, # of the windows, in pixels

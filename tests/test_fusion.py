@@ -84,21 +84,32 @@ def test_burnt_out_and_covered_everywhere_is_not_trusted():
     assert visibility(frames*.5, torch.ones(1, 1, 2, 4, 4), stops).max() == 0
 
 
+class FiveTensors(torch.nn.Module):
+    "A model whose layers come as a tuple, as exported programs want it."
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames):
+        seen = self.model(frames)
+        return seen.source, seen.shadow, seen.light, seen.occlusion_mask, seen.confidence
+
+
+def test_torch_export_gives_the_same_and_leaves_nothing_behind():
+    wrapped = FiveTensors(create_decomposer("fusion-small", seed=0).eval())
+    x = torch.rand(1, 3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = wrapped(x)
+        program = torch.export.export(wrapped, (x,), strict=False)
+        for got in (program.module()(x), wrapped(x)): # the model itself too, after its tracing
+            for one, want in zip(got, wanted): assert (one - want).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("frames", [1, 4])
 def test_onnx_gives_the_same(frames, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-
-    class Layers(torch.nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, frames):
-            seen = self.model(frames)
-            return seen.source, seen.shadow, seen.light, seen.occlusion_mask, seen.confidence
-
-    wrapped = Layers(create_decomposer("fusion-small", seed=0).eval())
+    wrapped = FiveTensors(create_decomposer("fusion-small", seed=0).eval())
     x = torch.rand(1, 3, frames, 48, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(): wanted = wrapped(x)
     torch.onnx.export(wrapped, (x,), dynamo=True, verbose=False).save(tmp_path/"model.onnx")
