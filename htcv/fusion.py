@@ -306,13 +306,14 @@ def estimate_lowres(self:Fusion,
     gain, difference = (self.correct(source, features, frames.shape[2])
                         if hasattr(self, 'residual_head') else (None, None))
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
-    steady, doubt = steadiness(small, gains), estimate_doubt(estimates, weights, source)
+    mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
+    steady = steadiness(small, gains, mask)
     if not (torch.compiler.is_compiling() or steady.any()): gains = steady = None
     else:
-        even = equalised_doubt(small, gains, maps.mask.sigmoid())
+        even = equalised_doubt(small, gains, mask)
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
-                          steady_share(small, maps.mask.sigmoid()), doubt,
+                          steady_share(small, mask), doubt,
                           None if like is None else frame_level(maps, like), gains, steady)
 
 # %% ../nbs/41_fusion.ipynb #cell-033
