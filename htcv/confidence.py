@@ -45,6 +45,7 @@ def estimate_doubt(
     alone = weights.square().sum(2).mean(1, keepdim=True)
     return estimate_disagreement(estimates, weights, source) + ALONE*alone
 
+# %% ../nbs/39_confidence.ipynb #cell-009
 def expected_error(
     doubt:Tensor, # (B,1,H,W), as from `estimate_doubt`
 )->Tensor: # (B,1,H,W), stored values

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAPS', 'change_exposure', 'filmic_to_linear', 'clip_with_leaky_gradient', 'FrameMaps', 'decode_maps',
-           'remove_lighting', 'blend_frames', 'penalise_exposure', 'frame_level']
+           'remove_lighting', 'blend_frames', 'penalise_exposure', 'frame_level', 'take_level']
 
 # %% ../nbs/40_frame_maps.ipynb #cell-002
 from dataclasses import dataclass
@@ -120,3 +120,12 @@ def frame_level(
     mean = (part.mean((-2, -1), keepdim=True) + 1e-6)/(whole.mean((-2, -1), keepdim=True) + 1e-6)
     level = (part + .05*mean)/(whole + .05)
     return F.interpolate(level, size=stops.shape[-2:], mode='bilinear')
+
+def take_level(
+    source:Tensor,     # (B,3,H,W)
+    level:Tensor|None, # (B,3,H,W), as from `frame_level`; None: its own
+    curve:Tensor,      # (B,2)
+)->Tensor: # (B,3,H,W)
+    "The source in that light."
+    if level is None: return source
+    return change_exposure(source.unsqueeze(2), level.unsqueeze(2), curve).squeeze(2)

@@ -20,7 +20,7 @@ from .composition import Layers, canonical_layers, sort_frames, steady_share
 from .composition import within_envelope, within_majority
 from .confidence import confidence, estimate_doubt, expected_error, visibility
 from .frame_maps import MAPS, FrameMaps, blend_frames, change_exposure
-from .frame_maps import decode_maps, frame_level, remove_lighting
+from .frame_maps import decode_maps, frame_level, remove_lighting, take_level
 from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
@@ -397,9 +397,7 @@ def apply_fullres(self:Fusion,
     hidden = maps.mask.sigmoid() if seen is None else maps.mask.sigmoid().where(seen, 1)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
-    if lowres.level is not None:
-        source = change_exposure(source.unsqueeze(2), fit(lowres.level).unsqueeze(2),
-                                 curve).squeeze(2)
+    source = take_level(source, fit(lowres.level), curve)
     shadow, light = canonical_layers(source, *lit) if lighting else (None, None)
     stops = maps.stops + maps.log_cast_shadow
     if lowres.gains is not None: # what is white in every frame is paint there, and not burnt

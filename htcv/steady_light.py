@@ -62,7 +62,7 @@ def fit_curve(
 # %% ../nbs/40_steady_light.ipynb #cell-011
 # where the light is steady, and where no longer: in stops, from -1 (some frames are darker) to 1
 # (some are brighter), and in stops
-SPREAD_LIMITS, SKEW_LIMITS, UNEVENNESS_LIMITS = (.25, .3), (.25, .4), (.012, .018)
+SPREAD_LIMITS, SKEW_LIMITS, UNEVENNESS_LIMITS = (.3, .4), (.25, .4), (.012, .018)
 
 def steadiness(
     frames:Tensor, # (B,3,T,h,w) in [0,1]
@@ -110,7 +110,7 @@ def steady_lighting(
     gains:Tensor,      # (B,3,T,H,W), powers of two
     frames:Tensor,     # (B,3,T,H,W)
     hidden:Tensor,     # (B,1,T,H,W) in [0,1]
-    bare:Tensor,       # (B,3,T,H,W): the network's frames, without cast shadows and things in the way
+    bare:Tensor,       # (B,3,T,H,W): the network's, without cast shadows and things in the way
     unoccluded:Tensor, # (B,3,T,H,W): the same with cast shadows and gloss
 )->tuple[Tensor, Tensor]: # both again, (B,3,T,H,W)
     "The source under the smooth gains; with no more shadow or gloss than the frames show."
