@@ -19,7 +19,7 @@ from .decomposer import count_parameters, load_decomposer, preset_config, save_d
 from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion, validate
 from .joint_training import report_stages, stages_before
-from .training_sequences import RelitSequences, draw_batch
+from .training_sequences import SHARES, RelitSequences, chosen_shares, draw_batch
 from .sequence_dataset import SequenceDataset
 from .sequences import make_splits, read_split, sequence_ids
 from .training import Settings, default_settings, throughout
@@ -317,9 +317,12 @@ def _parser()->argparse.ArgumentParser:
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
     add('--threads', type=int, default=1, help='of the processor (default: 1)')
-    add('--sequences', type=int, default=4,
-        help='in a step of ten frames at 64 pixels (default: 4; a GPU takes 32)')
+    add('--sequences', type=int, default=4, help='in a step at 64 pixels (default: 4; GPU: 32)')
     add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
+    add('--share', action='append', default=[], metavar='KIND=SHARE',
+        help=f'of the sequences, instead of the default, e.g. smooth=0.3: {", ".join(SHARES)}')
+    add('--camera', type=float, default=.75, metavar='SHARE',
+        help='of sequences with noise, blur, shift or JPEG (default: 0.75)')
     add('--set', action='append', default=[], metavar='FIELD=VALUE',
         help='a field of the network that differs, e.g. --set second_pass=false: for ablations')
     return _stage_options(parser)
@@ -330,15 +333,18 @@ POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames',
 
 def _checked(parser, given, arguments=None)->argparse.Namespace:
     "Refuses what makes no sense, before anything is loaded."
-    try: preset_config(given.preset); given.changes = _changes(given.set)
+    try:
+        preset_config(given.preset); given.changes = _changes(given.set)
+        given.shares = chosen_shares(_changes(given.share, '--share'))
     except ValueError as error: parser.error(str(error))
     given.out = Path(given.out or f'runs/{given.preset}')
     _check_stages(parser, given, arguments)
-    kind = given.device.split(':')[0]
-    there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
+    kind, mps = given.device.split(':')[0], torch.backends.mps.is_available()
+    there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=mps)
     if kind not in there: parser.error(f'--device is cpu, cuda or mps; got {given.device}')
     if not there[kind]:
         parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
+    if not 0 <= given.camera <= 1: parser.error(f'--camera is 0 to 1; got {given.camera}')
     for name in POSITIVE:
         value = getattr(given, name)
         if value is not None and not value > 0:
@@ -352,21 +358,20 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
                      f'N makes it longer; or give another --out')
     if not begun and (given.resume or given.publish and not length):
         parser.error(f'{given.out} holds no run: begin one with --hours or --steps')
-    if given.start and not given.steps:
-        parser.error('--start needs --steps: those of the whole run')
+    if given.start and not given.steps: parser.error('--start needs --steps: of the whole run')
     return given
 
 # %% ../nbs/44_train_command.ipynb #cell-027
-def _changes(items:list)->dict: # field -> value
+def _changes(items:list, option:str='--set')->dict: # field -> value
     "`second_pass=false` as a field and its value, as JSON reads it."
     changes = {}
     for item in items:
         name, sign, value = item.partition('=')
-        if not sign: raise ValueError(f'--set needs FIELD=VALUE; got {item!r}')
+        if not sign: raise ValueError(f'{option} needs NAME=VALUE; got {item!r}')
         try: changes[name] = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f'--set {item}: {value!r} is neither a number nor true, false, [..]') from error
+            raise ValueError(f'{option} {item}: {value!r} is neither a number nor true, '
+                             'false, [..]') from error
     return changes
 
 # %% ../nbs/44_train_command.ipynb #cell-028
@@ -427,7 +432,7 @@ def htcv_train(
             return 0
         if given.prepare: tell(f'prepared: {prepare_data(given.data, tell=tell)}')
         if not (given.resume or given.publish or given.steps or given.hours): return 0
-        sets = load_data(given.data, given.seed)
+        sets = load_data(given.data, given.seed, shares=given.shares, camera=given.camera)
         path = given.out/'run.pt'
         if path.exists() and given.steps: _lengthen(given.out, given.steps)
         recipe = TrainingRun.load(path).recipe if path.exists() else _begin(given, sets[0])

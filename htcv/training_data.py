@@ -64,6 +64,7 @@ def own_scenes(
 def load_data(
     home:str|Path, # as `prepare_data` left it
     seed:int=0,    # of the sequences
+    **options,     # of `RelitSequences`
 )->tuple[RelitSequences, RelitSequences]: # to train and to validate on: other scenes and images
     "Both generators below all images."
     home, sets = Path(home), []
@@ -79,7 +80,7 @@ def load_data(
         if more is not None: rendered = SceneBank.join([rendered, more])
         sets.append(RelitSequences(dict(drawn=drawn, rendered=rendered),
                                    load_file(images)['images'], augment=part == 'train',
-                                   seed=(part, seed)))
+                                   seed=(part, seed), **options))
     return tuple(sets)
 
 # %% ../nbs/43_training_data.ipynb #cell-009
