@@ -1,6 +1,6 @@
 """Time and memory of `htcv_restore` on large photographs, and folders a minute against processes.
 
-    measure_restore.py [--megapixels 12] [--frames 10] [--sequences 12] [--jobs 1 2]     writes results/61_restore_command.json
+    measure_restore.py [--megapixels 12] [--frames 10] [--sequences 12] [--jobs 1 2]     writes results/62_restore_command.json
 """
 import argparse, os, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -61,7 +61,7 @@ def main():
                  for what, words in [("source only, aligned", ["--no-layers", "--align"]), ("all layers", [])]]
         rows = throughput(home, options.sequences, options.jobs)
     print(markdown_table(large), markdown_table(rows), sep="\n\n")
-    save_results("61_restore_command", dict(large=large, throughput=rows), dict(vars(options), cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS")),
+    save_results("62_restore_command", dict(large=large, throughput=rows), dict(vars(options), cores=os.cpu_count(), threads=os.environ.get("OMP_NUM_THREADS")),
                  0, times=dict(load_before=load))
 
 

@@ -30,7 +30,7 @@ from htcv.photograph_files import find_photographs, photograph_size, read_photog
 from htcv.photographs import align, map_points
 from htcv.rendering import benchmark_folder
 from htcv.restore import load_frames, load_restorer, plan_frames, restore, restored_strips
-from htcv.restore_command import PER_FRAME
+from htcv.files import PER_FRAME
 from htcv.sequences import read_image, read_sequence
 
 SIZE, N_FRAMES = (48, 61), 4
