@@ -26,7 +26,7 @@ from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
 from .steady_light import equalised_doubt, equalised_median, steadiness
-from .steady_light import steady_lighting
+from .steady_light import steady_lighting, steady_stops
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -399,9 +399,7 @@ def apply_fullres(self:Fusion,
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
     source = take_level(source, fit(lowres.level), curve)
     shadow, light = canonical_layers(source, *lit) if lighting else (None, None)
-    stops = maps.stops + maps.log_cast_shadow
-    if lowres.gains is not None: # what is white in every frame is paint there, and not burnt
-        stops = stops.lerp(fit(lowres.gains), lowres.steadiness.view(-1, 1, 1, 1, 1))
+    stops = steady_stops(maps.stops + maps.log_cast_shadow, fit(lowres.gains), lowres.steadiness)
     visible = visibility(frames, hidden, stops)
     error = expected_error(fit(lowres.doubt) + moved)
     return FusionPrediction(source, shadow, light, maps.mask, frames,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPREAD_LIMITS', 'SKEW_LIMITS', 'UNEVENNESS_LIMITS', 'light_changes', 'unevenness', 'fit_curve', 'steadiness', 'below',
-           'equalised_median', 'equalised_doubt', 'steady_lighting']
+           'equalised_median', 'equalised_doubt', 'steady_lighting', 'steady_stops']
 
 # %% ../nbs/40_steady_light.ipynb #cell-002
 import torch
@@ -120,3 +120,11 @@ def steady_lighting(
     shadow = shadow.maximum((shown + .004)/(even + .004)).clamp(max=1)
     gloss = (unoccluded - bare).minimum(shown - even).clamp(min=0)
     return even, (even*shadow + gloss).clamp(0, 1)
+
+def steady_stops(
+    stops:Tensor,      # (B,3,T,H,W): the light as the network sees it
+    gains:Tensor|None, # (B,3,T,H,W), powers of two; None: nothing is steady
+    share:Tensor|None, # (B,) in [0,1], as from `steadiness`
+)->Tensor: # (B,3,T,H,W)
+    "What is white in every frame is paint where the light is steady, and not burnt."
+    return stops if gains is None else stops.lerp(gains, share.view(-1, 1, 1, 1, 1))

@@ -342,12 +342,10 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
     kind, mps = given.device.split(':')[0], torch.backends.mps.is_available()
     there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=mps)
     if kind not in there: parser.error(f'--device is cpu, cuda or mps; got {given.device}')
-    if not there[kind]:
-        parser.error(f'--device {given.device}: this machine, or this build of torch, has none')
+    if not there[kind]: parser.error(f'--device {given.device}: none here, or not for this torch')
     if not 0 <= given.camera <= 1: parser.error(f'--camera is 0 to 1; got {given.camera}')
     for name in POSITIVE:
-        value = getattr(given, name)
-        if value is not None and not value > 0:
+        if (value := getattr(given, name)) is not None and not value > 0:
             parser.error(f'--{name} must be above 0; got {value}')
     if given.folder is not None: return given
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours

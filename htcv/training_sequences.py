@@ -31,7 +31,8 @@ def chosen_shares(
     "The shares with these in place of the default ones."
     if not changes: return SHARES
     for name, share in changes.items():
-        if name not in SHARES: raise ValueError(f'no kind of sequence {name!r}: {", ".join(SHARES)}')
+        if name not in SHARES:
+            raise ValueError(f'no kind of sequence {name!r}: {", ".join(SHARES)}')
         if not isinstance(share, (int, float)) or not 0 <= share < math.inf:
             raise ValueError(f'the share of {name} must be a number of 0 or more; got {share!r}')
     shares = SHARES | changes
