@@ -366,8 +366,12 @@ def correlation_with_median(
                                         128).astype(np.float32) - 128)
     images = np.stack(images)
     if len(images) == 1: return [1.]
-    return [float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6))
-            for x, y in zip(images, medians_of_others(images))]
+    return [_correlation(x, y) for x, y in zip(images, medians_of_others(images))]
+
+def _correlation(x:np.ndarray, y:np.ndarray)->float:
+    "Of two local contrasts; 1 if neither has any: even paint resembles even paint."
+    if max(x.std(), y.std()) < 1: return 1.
+    return float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6))
 
 def medians_of_others(
     images:np.ndarray, # (T,h,w), T of 2 or more

@@ -115,7 +115,7 @@ def steady_lighting(
 )->tuple[Tensor, Tensor]: # both again, (B,3,T,H,W)
     "The source under the smooth gains; with no more shadow or gloss than the frames show."
     even = (source.unsqueeze(2)*gains.exp2()).clamp(0, 1)
-    shown = frames.where(hidden < .5, unoccluded)
+    shown = frames.where(hidden < .5, even)
     shadow = (unoccluded.minimum(bare) + .004)/(bare + .004)
     shadow = shadow.maximum((shown + .004)/(even + .004)).clamp(max=1)
     gloss = (unoccluded - bare).minimum(shown - even).clamp(min=0)
