@@ -373,6 +373,7 @@ def _correlation(x:np.ndarray, y:np.ndarray)->float:
     if max(x.std(), y.std()) < 1: return 1.
     return float((x*y).sum()/np.sqrt((x*x).sum()*(y*y).sum() + 1e-6))
 
+# %% ../nbs/58_photographs.ipynb #cell-028
 def medians_of_others(
     images:np.ndarray, # (T,h,w), T of 2 or more
 )->Iterator[np.ndarray]: # T arrays (h,w)
