@@ -360,6 +360,25 @@ def test_nothing_here_imports_torchvision(root):
         assert "torchvision" not in path.read_text(), path.name
 
 
+def stored_without_licence(nb):
+    "Cells that read frames without a licence and store a picture."
+    return [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"
+            and re.search(r"HTCV_REAL_FRAMES|HTCV_FOREIGN", cell.source)
+            and any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))]
+
+
+def test_no_notebook_stores_frames_without_a_licence(notebooks):
+    found = {name: cells for name, nb in notebooks.items() if (cells := stored_without_licence(nb))}
+    assert not found, f"pictures in {found}: close the figure, run without HTCV_REAL_FRAMES, and take it out of the history"
+
+
+def test_a_stored_frame_is_found():
+    from nbformat.v4 import new_code_cell, new_notebook, new_output
+    picture = new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    cells = [new_code_cell(source, outputs=[picture]) for source in ("show()", "os.environ.get('HTCV_REAL_FRAMES')")]
+    assert stored_without_licence(new_notebook(cells=cells)) == [1]
+
+
 def test_no_notebook_tells_where_it_was_run(root):
     for path in sorted((root/"nbs").glob("*.ipynb")):
         text = path.read_text(encoding="utf-8")
