@@ -116,7 +116,11 @@ class Recipe:
     def __post_init__(self):
         if self.steps < 1: raise ValueError(f'steps must be at least 1; got {self.steps}')
         # JSON has only texts for keys
+        if not all(str(side).isdecimal() for side in self.sizes):
+            raise ValueError(f'sizes are whole numbers of pixels; got {list(self.sizes)}')
         object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()})
+        if not all(share > 0 for share in self.sizes.values()):
+            raise ValueError(f'every size needs a share above 0; got {self.sizes}')
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f'cooldown is a share of the steps, 0 to 1; got {self.cooldown}')
         if min(self.sizes) < 32:

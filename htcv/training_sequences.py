@@ -179,14 +179,16 @@ class RelitSequences:
         filmic_share:float=.5,      # of sequences under the soft curve
         camera:float=.75,           # share of sequences with noise, blur, shift or JPEG
         augment:bool=True,          # turned, flipped, channels exchanged, contrast
+        repaint:bool=True,          # … of the images too; else they keep contrast and channels
         seed=0,                     # of everything that is drawn here
     ):
         self.banks, self.images, self.shares, self.seed = banks, images, dict(shares), seed
         self.filmic_share, self.camera, self.augment = filmic_share, camera, augment
+        self.repaint = repaint
         self.description = dict(banks={name: len(bank) for name, bank in banks.items()},
                                 images=len(images), shares=self.shares,
                                 filmic_share=filmic_share, camera=camera, augment=augment,
-                                seed=seed)
+                                repaint=repaint, seed=seed)
         self._smaller = {}
 
     def at_size(self, side:int)->tuple[dict, Tensor]:
@@ -222,7 +224,7 @@ def draw_batch(
         name = list(banks)[int(rng.choice([1]*len(banks), 1))]
         kinds.append(draw_kind(banks[name].scene.cpu(), n_frames, rng, data.shares))
         scenes.append(_scenes_of(banks[name], kinds[-1], name, rng, data.augment))
-    paint = _paint_of(images, batch_size, rng, data.augment)
+    paint = _paint_of(images, batch_size, rng, data)
     camera = Camera(rng.chance(data.filmic_share, batch_size), rng.uniform(1.4, 2.4, batch_size),
                     rng.uniform(-.3, .5, batch_size)*rng.chance(.4, batch_size))
     exposure = _exposure_of(scenes, kinds, camera.is_filmic, rng)
@@ -300,18 +302,22 @@ def _turned(scenes:SceneBank, rng:ParameterSampler)->SceneBank:
     scenes = scenes.map(change)
     return replace(scenes, gloss=varnish*scenes.gloss, gloss_bare=varnish*scenes.gloss_bare)
 
-def _paint_of(images:Tensor, n:int, rng:ParameterSampler, augment:bool)->Tensor:
-    "Images, turned and with another contrast; one in four with exchanged channels."
+def _paint_of(images:Tensor, n:int, rng:ParameterSampler, data:RelitSequences)->Tensor:
+    "Images, turned and repainted."
     x = images[rng.uniform(0, len(images), n).long().to(images.device)].float()/255
-    if not augment: return x
+    if not data.augment: return x
     parts = []
     for one in x.unbind(0):
         one = torch.rot90(one.flip(-1) if rng.chance(.5, 1) else one,
                           int(rng.uniform(0, 4, 1))*int(rng.chance(.5, 1)), (-2, -1))
-        if rng.chance(.2, 1): one = one[rng.uniform(0, 1, 3).argsort().to(one.device)]
-        low, high = float(rng.uniform(-.06, .06, 1)), float(rng.uniform(.8, 1.1, 1))
-        parts.append((low + (high - low)*one).clamp(0, 1)**float(rng.log_uniform(.75, 1.35, 1)))
+        parts.append(_repainted(one, rng) if data.repaint else one)
     return torch.stack(parts)
+
+def _repainted(image:Tensor, rng:ParameterSampler)->Tensor: # (3,H,W), both
+    "With another contrast; one in five with exchanged channels."
+    if rng.chance(.2, 1): image = image[rng.uniform(0, 1, 3).argsort().to(image.device)]
+    low, high = float(rng.uniform(-.06, .06, 1)), float(rng.uniform(.8, 1.1, 1))
+    return (low + (high - low)*image).clamp(0, 1)**float(rng.log_uniform(.75, 1.35, 1))
 
 # %% ../nbs/42_training_sequences.ipynb #cell-029
 def _exposure_of(scenes:list, kinds:list, is_filmic:Tensor, rng:ParameterSampler)->Tensor:
