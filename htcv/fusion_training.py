@@ -53,7 +53,7 @@ def mask_losses(
                 overlap=(1 - (2*common + 20)/(both + 20)).mean())
 
 # %% ../nbs/43_fusion_training.ipynb #cell-010
-LOSS_WEIGHTS = dict(source=2., edges=1., after_gain=1.5, decibels=1., shared_light=.4, mask=.6,
+LOSS_WEIGHTS = dict(source=3., edges=1., after_gain=2., decibels=3., shared_light=.4, mask=.6,
                     overlap=.25, shadow=1., light=2.,
                     views=.5, first=.5, alpha=.1, camera=.1, contrast=.1)
 

@@ -307,7 +307,6 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
     try:
         preset_config(given.preset); given.changes = _changes(given.set)
         given.shares = chosen_shares(_changes(given.share, '--share'))
-        given.recipe = _recipe_of(given)
     except ValueError as error: parser.error(str(error))
     given.out = Path(given.out or f'runs/{given.preset}')
     _check_stages(parser, given, arguments)
@@ -320,6 +319,8 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
         if (value := getattr(given, name)) is not None and not value > 0:
             parser.error(f'--{name} must be above 0; got {value}')
     if given.folder is not None: return given
+    try: given.recipe = _recipe_of(given)
+    except ValueError as error: parser.error(str(error))
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
     if not (given.prepare or given.resume or given.publish or length):
         parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
@@ -338,7 +339,7 @@ def _changes(items:list, option:str='--set')->dict: # field -> value
     for item in items:
         name, sign, value = item.partition('=')
         if not sign: raise ValueError(f'{option} needs NAME=VALUE; got {item!r}')
-        try: changes[name] = json.loads(value)
+        try: changes[name] = json.loads(f'0{value}' if value.startswith('.') else value)
         except json.JSONDecodeError as error:
             raise ValueError(f'{option} {item}: {value!r} is neither a number nor true, '
                              'false, [..]') from error

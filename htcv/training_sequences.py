@@ -62,8 +62,8 @@ def draw_kind(
     given = scene[int(rng.uniform(0, len(scene), 1))]
     same = torch.nonzero(
         scene == given).flatten() if rng.chance(.7, 1) else torch.arange(len(scene))
-    lighting = same[rng.uniform(0, len(same), T).long()]
-    objects, exposure = same[rng.uniform(0, len(same), T).long()], torch.ones(T)
+    lighting, objects = (_drawn_once(same, T, rng) for _ in range(2))
+    exposure = torch.ones(T)
     if name == 'changing': objects = lighting
     else: lighting = lighting[:1].expand(T)
     if name == 'auto_exposure': exposure = rng.uniform(-.5, .5, T).exp2()
@@ -80,6 +80,11 @@ def draw_kind(
     return SequenceKind(name, lighting, objects, present, solid, exposure)
 
 # %% ../nbs/42_training_sequences.ipynb #cell-011
+def _drawn_once(frames:Tensor, n:int, rng:ParameterSampler)->Tensor: # (n,)
+    "n of them, none twice as long as they last: two frames with one lamp are no second witness."
+    turns = [frames[rng.uniform(0, 1, len(frames)).argsort()] for _ in range(-(-n//len(frames)))]
+    return torch.cat(turns)[:n]
+
 def _stays(objects:Tensor, present:Tensor, rng:ParameterSampler)->tuple[Tensor, Tensor]:
     "One thing stays where it is over two to nearly all frames."
     T = len(objects)
