@@ -92,7 +92,7 @@ def mask_stage(
                  steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=finetuning_stage(),
                  learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
 
-# %% ../nbs/31_binary_mask_loss.ipynb #cell-026
+# %% ../nbs/31_binary_mask_loss.ipynb #cell-027
 def threshold_picture(
     frames:Tensor,      # (3,T,H,W) in [0,1]
     probability:Tensor, # (1,T,H,W)
@@ -105,7 +105,7 @@ def threshold_picture(
     below = torch.cat([hit + missed, hit, hit + wrong])
     return torch.cat([frames, below], 2).movedim(1, 2).flatten(2)
 
-# %% ../nbs/31_binary_mask_loss.ipynb #cell-027
+# %% ../nbs/31_binary_mask_loss.ipynb #cell-028
 def explore_threshold(
     frames:Tensor,        # (3,T,H,W), one sequence
     probabilities:dict,   # name of a head -> (1,T,H,W)
@@ -126,7 +126,7 @@ def explore_threshold(
     refresh()
     return widgets.VBox([widgets.HBox([head, threshold]), picture, text])
 
-# %% ../nbs/31_binary_mask_loss.ipynb #cell-028
+# %% ../nbs/31_binary_mask_loss.ipynb #cell-029
 def _png(picture:Tensor)->bytes: # of (3,H,W) in [0,1]
     "The picture as a PNG."
     pixels = (picture.clamp(0, 1)*255).round().byte().movedim(0, -1).numpy()

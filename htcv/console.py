@@ -103,7 +103,7 @@ def counted(
     "1 photograph, 2 photographs."
     return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
-# %% ../nbs/00_console.ipynb #cell-016
+# %% ../nbs/00_console.ipynb #cell-020
 class Interrupted(KeyboardInterrupt):
     "Ended by a signal of the system."
     def __init__(self, number:int): self.number = number

@@ -148,7 +148,7 @@ def clear_drafts(
         with file_lock(Path(parent)/f'.{name}.lock') as mine:
             if mine: _sweep(Path(parent)/name)
 
-# %% ../nbs/00_files.ipynb #cell-023
+# %% ../nbs/00_files.ipynb #cell-028
 def check_space(
     folder:str|Path, # where it is to go
     n_bytes:int,     # how much

@@ -31,7 +31,7 @@ def htcv_render(
     _add_arguments(parser.add_argument)
     return _run(parser, parser.parse_args(arguments))
 
-# %% ../nbs/06_render_command.ipynb #cell-006
+# %% ../nbs/06_render_command.ipynb #cell-007
 def _add_arguments(add)->None:
     "What `htcv_render` understands."
     add('out', nargs='?', help='folder that receives the sequences or scenes')
@@ -64,7 +64,7 @@ def _add_arguments(add)->None:
         help='what all frames of a sequence share is in its source, not in shadow and light')
     add('--threads', type=int, default=0, help='of Blender, for scenes (default: all cores)')
 
-# %% ../nbs/06_render_command.ipynb #cell-007
+# %% ../nbs/06_render_command.ipynb #cell-009
 def _run(parser, given)->int: # exit code
     "What `htcv_render` does once its arguments are read."
     out = given.out or given.folder
@@ -91,7 +91,7 @@ def _run(parser, given)->int: # exit code
         return 1
     return 0
 
-# %% ../nbs/06_render_command.ipynb #cell-008
+# %% ../nbs/06_render_command.ipynb #cell-010
 def _or(value, default): return default if value is None else value
 
 def _size(given, default:int):

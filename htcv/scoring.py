@@ -384,7 +384,7 @@ def _same_columns(lines:list)->list:
     columns = dict.fromkeys(name for line in [max(lines, key=len), *lines] for name in line)
     return [{name: line.get(name, '–') for name in columns} for line in lines]
 
-# %% ../nbs/09_scoring.ipynb #cell-042
+# %% ../nbs/09_scoring.ipynb #cell-045
 @patch
 def record(self:Report)->dict: # for `scores.json`
     "Everything but the pictures."
@@ -412,7 +412,7 @@ def problem_line(
     where = f'/{problem.file}' if problem.file else ':'
     return f'{problem.sequence}{where} {problem.problem}'
 
-# %% ../nbs/09_scoring.ipynb #cell-044
+# %% ../nbs/09_scoring.ipynb #cell-047
 _MOVED = {
     'htcv.evaluate_command': ('htcv_evaluate',),
     'htcv.evaluation_report': ('diagnosis', 'draw_blocks', 'gallery', 'heat', 'html_table', 'page',
