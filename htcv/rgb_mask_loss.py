@@ -221,15 +221,19 @@ def draw_sweep(
 
 # %% ../nbs/32_rgb_mask_loss.ipynb #cell-045
 def _draw_masks(figure, cell, sweep:WeightSweep, weight:float)->None:
-    "Three frames: what the loss wants, what the head has learned, and its colour."
+    "Three frames: X below, what the loss wants, and, if stored, mask and colour of a head."
     blank = torch.full_like(sweep.frames, .85)
     def judged(mask): return threshold_picture(blank, mask, sweep.truth)[:, blank.shape[2]:]
     mask, rgb = sweep.seen.get(weight, (None, None))
     wanted = 'optimum' if sweep.decay else 'label'
-    rows = {'frames': sweep.frames.movedim(1, 2).flatten(2), wanted: judged(sweep.wanted(weight)),
-            'trained': blank.movedim(1, 2).flatten(2) if mask is None else judged(mask)}
+    rows = {'frames': sweep.frames.movedim(1, 2).flatten(2),
+            'X below': sweep.picture.movedim(1, 2).flatten(2),
+            wanted: judged(sweep.wanted(weight))}
+    if sweep.seen:
+        nothing = blank.movedim(1, 2).flatten(2)
+        rows['trained'] = nothing if mask is None else judged(mask)
     if rgb is not None: rows['its colour'] = rgb.movedim(1, 2).flatten(2)
-    inner = cell.subgridspec(4, 1, hspace=.06)
+    inner = cell.subgridspec(len(rows), 1, hspace=.06)
     for k, (name, image) in enumerate(rows.items()):
         axis = figure.add_subplot(inner[k])
         draw_image(axis, image)
