@@ -186,8 +186,8 @@ def load_sweep(
     paths = folder.glob(f'64-seed-0/{stem}-*.json')
     found = {_weight(path.stem, stem): path.name for path in paths}
     weights = tuple(sorted(x for x in found if x))
-    read = [[json.loads(path.read_text())['metrics'] for path in folder.glob(f'64-*/{found[x]}')]
-            for x in weights]
+    read = [[json.loads(path.read_text())['metrics']
+             for path in sorted(folder.glob(f'64-*/{found[x]}'))] for x in weights]
     scores = {name: np.array([[_score(run, name) for run in runs] for runs in read])
               for name in ('coverage', 'iou')}
     below = read_rows(folder/'shown'/'below.png', BELOW)
@@ -207,15 +207,16 @@ def draw_sweep(
     figure = plt.figure(figsize=(9.2, 3.3))
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 1.5), wspace=.3)
     axis = figure.add_subplot(grid[0])
-    for (name, values), colour in zip(sweep.scores.items(), ('C1', 'C0')):
-        axis.plot(sweep.weights, values.mean(1), 'o-', color=colour, markersize=3, label=name)
+    for name, style, title in (('coverage', 'C1s--', 'coverage'), ('iou', 'C0o-', 'IoU')):
+        values, colour = sweep.scores[name], style[:2]
+        axis.plot(sweep.weights, values.mean(1), style, markersize=3, label=title)
         axis.fill_between(sweep.weights, values.min(1), values.max(1), color=colour, alpha=.15,
                           linewidth=0)
     axis.axvline(weight, color='.3', linewidth=1, linestyle='--')
     subscript = 'd' if sweep.decay else 'b'
     axis.set(xscale='log', ylim=(0, 1.02), xlabel=f'$\\lambda_{subscript}$',
              title=f'trained heads: {sweep.title}')
-    axis.legend(['coverage', 'IoU with the ground truth'], fontsize=7.5, loc='upper center')
+    axis.legend(fontsize=7.5, loc='upper right')
     _draw_masks(figure, grid[1], sweep, weight)
     return figure
 
