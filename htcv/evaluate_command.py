@@ -21,9 +21,11 @@ EXAMPLES = """examples:
   htcv_evaluate --weights fusion                    and the model that comes with the package
   htcv_evaluate SIAR --split data_splits/a/test.csv --weights joint.safetensors
   htcv_evaluate Eval/3 --weights joint.safetensors --threshold 0.35 --out scores
+  htcv_evaluate Eval --protocol siar                and as the report's group scored its own model
 
 exit status: 0 all scored; 1 something was broken and named, the rest scored; 2 wrong use"""
 
+# %% ../nbs/46_evaluate_command.ipynb #cell-007
 PARTS = ('hard lamps', 'constant light', 'smooth lamps') # of the benchmark
 
 OPTIONS = {
@@ -44,9 +46,13 @@ OPTIONS = {
     '--frames': dict(type=int, metavar='N', help='at most N of each sequence, evenly spread'),
     '--without': dict(action='append', default=[], metavar='METHOD',
                       help='leave a method out; may be repeated'),
+    '--protocol': dict(choices=('siar',),
+                       help="also score as the report's group did: SSIM of grey images, MSE on "
+                       '0 to 255, the recomposition where nothing is in the way, another source at '
+                       'random; the means that it published stand below'),
     '--device': dict(help='where the model runs (default: cuda if there is one)')}
 
-# %% ../nbs/46_evaluate_command.ipynb #cell-007
+# %% ../nbs/46_evaluate_command.ipynb #cell-008
 def _parser()->argparse.ArgumentParser:
     "What `htcv_evaluate` understands."
     about = 'Scores sequences: source, masks, shadow, light and recomposition, of every method.'
@@ -59,7 +65,7 @@ def _parser()->argparse.ArgumentParser:
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
     return parser
 
-# %% ../nbs/46_evaluate_command.ipynb #cell-008
+# %% ../nbs/46_evaluate_command.ipynb #cell-009
 def _methods(options)->tuple[dict, dict]: # methods, and facts about the weights
     "The methods that were asked for."
     import torch
@@ -76,7 +82,7 @@ def _methods(options)->tuple[dict, dict]: # methods, and facts about the weights
     device = options.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return methods | dict(decomposer=model_method(options.weights, facts['order'], device)), facts
 
-# %% ../nbs/46_evaluate_command.ipynb #cell-009
+# %% ../nbs/46_evaluate_command.ipynb #cell-010
 def _plan(options)->tuple[Callable, Path, dict]: # what scores, where to, and its arguments
     "What was asked for, checked before the work starts."
     from htcv.scoring import score_benchmark, score_folder, sequence_folders
@@ -95,10 +101,23 @@ def _plan(options)->tuple[Callable, Path, dict]: # what scores, where to, and it
     if not 0 < cut <= 1: raise ValueError(f'--threshold lies in (0, 1]; got {cut}')
     main = 'decomposer' if options.weights else None
     score = partial(score_folder, root) if root else partial(score_benchmark, parts=options.part)
+    if options.protocol: score = _by_protocol(score, options)
     return score, out, dict(methods=methods, threshold=cut, n_frames=options.frames,
                             split=options.split, main=main, weights=facts or None)
 
-# %% ../nbs/46_evaluate_command.ipynb #cell-010
+# %% ../nbs/46_evaluate_command.ipynb #cell-011
+def _by_protocol(score:Callable, options)->Callable: # with the same arguments
+    "The same scores, and those of the SIAR protocol."
+    from htcv.benchmark_parts import benchmark_cases
+    from htcv.scoring import sequence_folders
+    from htcv.siar_protocol import score_siar
+    if options.sequences:
+        found = sequence_folders(Path(options.sequences), options.split)
+        cases = {folder.name: folder for folder in found}
+    else: cases = benchmark_cases(options.part)
+    return partial(score_siar, score, cases=cases)
+
+# %% ../nbs/46_evaluate_command.ipynb #cell-012
 def htcv_evaluate(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
