@@ -9,7 +9,7 @@ __all__ = ['PER_FRAME', 'printable', 'natural', 'safe_stems', 'file_lock', 'Busy
 # %% ../nbs/00_files.ipynb #cell-002
 import errno, os, re, shutil, unicodedata, uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../nbs/00_files.ipynb #cell-003
@@ -97,6 +97,11 @@ def _sweep(folder:Path)->None:
         if kind[1] == 'old' and not folder.exists(): path.rename(folder)
         else: shutil.rmtree(path, ignore_errors=True)
 
+def _clear(folder:Path)->None:
+    "Removes what killed runs have left beside a folder, where that is allowed and nobody is at it."
+    with suppress(OSError), file_lock(folder.parent/f'.{folder.name}.lock') as mine:
+        if mine: _sweep(folder)
+
 def _foreign(folder:Path, ours:str|Callable)->None:
     "Refuses to replace a folder that holds what we have not written."
     if callable(ours): found = ours(folder)
@@ -119,7 +124,9 @@ def atomic_folder(
     "Write into a hidden folder that takes its name at the end, or leaves no trace."
     folder = Path(os.path.realpath(folder))
     taken = FileExistsError(f'{folder} exists: pass overwrite=True to replace it')
-    if folder.exists() and not overwrite: raise taken
+    if folder.exists() and not overwrite:
+        _clear(folder)
+        raise taken
     folder.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(folder.parent/f'.{folder.name}.lock') as mine:
         if not mine: raise Busy(f'{folder} is being made by another process')

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
-from .console import Progress, at_most, counted, duration, print_result, say
+from .console import CommandParser, Progress, at_most, counted, duration, print_result
+from .console import reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
 from .restore_folder import check_device, restore_folder
@@ -127,8 +128,7 @@ def restore_each(
     try:
         with nullcontext() if alone else cluster_client(min(jobs, len(names)), scheduler) as client:
             _restore_all(work, partial(_outcomes, client, options), results, progress, client)
-    finally:
-        if not alone: clear_drafts(out) # of processes that were killed
+    finally: clear_drafts(out) # of processes that were killed
     return [results[name] for name in names]
 
 # %% ../nbs/62_restore_command.ipynb #cell-013
@@ -228,8 +228,8 @@ def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
     plain = partial(argparse.RawDescriptionHelpFormatter, width=96)
-    parser = argparse.ArgumentParser('htcv_restore', description=about, epilog=EXAMPLES,
-                                     formatter_class=plain)
+    parser = CommandParser('htcv_restore', description=about, epilog=EXAMPLES,
+                           formatter_class=plain)
     parser.add_argument('frames', nargs='+', metavar='FRAMES',
                         help='a folder of photographs, or the photographs themselves')
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
@@ -273,12 +273,11 @@ def _summary(record:dict)->list:
 # %% ../nbs/62_restore_command.ipynb #cell-028
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
-    began, given = time.monotonic(), _given(options.frames)
+    began, given, done['before'] = time.monotonic(), _given(options.frames), _inode(options.out)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # said below
         record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force,
                                 progress=True, **rest)
-    done['finished'] = True
     say(*_summary(record))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
@@ -320,9 +319,18 @@ def _outcome_table(results:list)->list:
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
 # %% ../nbs/62_restore_command.ipynb #cell-030
+def _inode(path:str)->int|None:
+    "What the system calls a folder, whatever its name; None: there is none."
+    try: return os.stat(path).st_ino
+    except OSError: return None
+
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
-    if done.get('finished'): return f'{printable(options.out)} is complete'
+    if options is None: return 'nothing was written'
+    # with --each its keys are names of folders
+    made = not options.each and 'before' in done
+    if made and _inode(options.out) not in (None, done['before']):
+        return f'{printable(options.out)} is complete'
     complete = len(list(Path(options.out).glob('[!.]*/layers.json'))) if options.each else 0
     if not complete: return 'nothing was written'
     folders = 'folder is' if complete == 1 else 'folders are'
@@ -351,6 +359,7 @@ def htcv_restore(
 )->int: # exit status
     "Restores photographs into a folder; `htcv_restore --help` says more."
     options, done = None, {}
+    reopen_streams()
     try:
         options = _checked(_parser(), arguments)
         with signals_interrupt():
