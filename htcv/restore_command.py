@@ -19,7 +19,7 @@ from .console import CommandParser, Progress, at_most, counted, duration, print_
 from .console import reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
-from .restore_folder import check_device, restore_folder
+from .restore_folder import check_device, check_weights, restore_folder
 
 # %% ../nbs/62_restore_command.ipynb #cell-007
 _SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
@@ -121,6 +121,8 @@ def restore_each(
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
     names, out = sequence_ids(root), Path(out)
     if not names: raise FileNotFoundError(f'{printable(root)} holds no folders of photographs')
+    if options.get('weights') and not scheduler: # that of other machines
+        check_weights(options['weights'], options.get('device') or 'cpu')
     out.mkdir(parents=True, exist_ok=True)
     results = {} if results is None else results
     work = {name: (Path(root)/name, out/name) for name in names}
