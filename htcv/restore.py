@@ -260,10 +260,7 @@ def restored_strip(
     x, seen = photographs.strip(top, rows), photographs.visibility(top, rows)
     # `StripWriter.advice` needs to know where lamps burn all frames out
     lit = layers or bool((x.amin((1, 2)) > .99).any())
-    inner = convert_planes(x, photographs.profile, None)
-    found = _fullres(model, inner, seen if photographs.seen is not None else None, plan,
-                     photographs.size, top, lit)
-    if photographs.profile: found = _in_profile(found, x, inner, photographs.profile, lit)
+    found = _fullres(model, photographs, x, seen, plan, top, lit)
     mask, alpha = found.occlusion_mask, found.alpha
     occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
@@ -276,16 +273,18 @@ def restored_strip(
                     photographs.names, photographs.alignment, hides, photographs.rectification)
 
 # %% ../nbs/60_restore.ipynb #cell-028
-def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, size:tuple,
+def _fullres(model:nn.Module, photographs:Photographs, x:Tensor, seen:Tensor, plan:LowResEstimate,
              top:int, lit:bool):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
-    device = plan.maps.mask.device
+    device, profile = plan.maps.mask.device, photographs.profile
+    inner = convert_planes(x, profile, None)
     with torch.inference_mode():
-        found = model.apply_fullres(x.to(device), plan, size, (top, 0),
-                                None if seen is None else seen.to(device), lit)
+        found = model.apply_fullres(inner.to(device), plan, photographs.size, (top, 0),
+                                    None if photographs.seen is None else seen.to(device), lit)
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
-        return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
-                                 if isinstance(y, Tensor)})
+        found = replace(found, **{name: y.to('cpu') for name, y in tensors.items()
+                                  if isinstance(y, Tensor)})
+        return _in_profile(found, x, inner, profile, lit) if profile else found
 
 # %% ../nbs/60_restore.ipynb #cell-029
 def restored_strips(
