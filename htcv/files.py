@@ -163,8 +163,8 @@ def check_space(
     "Refuses what the disk cannot hold, before the work begins."
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e9:.1f} GB are '
-                      f'needed in {printable(Path(folder).parent)}, {free/1e9:.1f} GB are free')
+        raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e6:,.1f} MB are '
+                      f'needed in {printable(Path(folder).parent)}, {free/1e6:,.1f} MB are free')
 
 def reserve(
     path:str|Path, # made, or lengthened
