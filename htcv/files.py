@@ -115,6 +115,7 @@ def _foreign(folder:Path, ours:str|Callable)->None:
 class Busy(FileExistsError):
     "Somebody else is making it."
 
+# %% ../nbs/00_files.ipynb #cell-018
 @contextmanager
 def atomic_folder(
     folder:str|Path,      # appears when the `with` block ends well
@@ -144,7 +145,7 @@ def atomic_folder(
             if old.exists() and not folder.exists(): old.rename(folder)
             for leftover in (draft, old): shutil.rmtree(leftover, ignore_errors=True)
 
-# %% ../nbs/00_files.ipynb #cell-020
+# %% ../nbs/00_files.ipynb #cell-021
 def clear_drafts(
     parent:str|Path, # the folder in which `atomic_folder` makes folders
 )->None:
@@ -155,7 +156,7 @@ def clear_drafts(
         with file_lock(Path(parent)/f'.{name}.lock') as mine:
             if mine: _sweep(Path(parent)/name)
 
-# %% ../nbs/00_files.ipynb #cell-023
+# %% ../nbs/00_files.ipynb #cell-024
 def check_space(
     folder:str|Path, # where it is to go
     n_bytes:int,     # how much

@@ -339,6 +339,7 @@ def _left(options, done:dict)->str:
     return (f'{complete} {folders} complete in {printable(options.out)}; '
             'the same line does the rest')
 
+# %% ../nbs/62_restore_command.ipynb #cell-031
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
     options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
@@ -355,7 +356,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/62_restore_command.ipynb #cell-031
+# %% ../nbs/62_restore_command.ipynb #cell-032
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -383,7 +384,7 @@ def htcv_restore(
         say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
 
-# %% ../nbs/62_restore_command.ipynb #cell-032
+# %% ../nbs/62_restore_command.ipynb #cell-033
 def _device(options)->str|None: # None: a worker's best
     if options.scheduler: return options.device # that of other machines
     return check_device(options.device) if options.device else _best_device()
