@@ -9,7 +9,7 @@ __all__ = ['PER_FRAME', 'printable', 'natural', 'safe_stems', 'file_lock', 'Busy
 # %% ../nbs/00_files.ipynb #cell-002
 import errno, os, re, shutil, unicodedata, uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../nbs/00_files.ipynb #cell-003
@@ -97,6 +97,11 @@ def _sweep(folder:Path)->None:
         if kind[1] == 'old' and not folder.exists(): path.rename(folder)
         else: shutil.rmtree(path, ignore_errors=True)
 
+def _clear(folder:Path)->None:
+    "Removes what killed runs have left beside a folder, where that is allowed and nobody is at it."
+    with suppress(OSError), file_lock(folder.parent/f'.{folder.name}.lock') as mine:
+        if mine: _sweep(folder)
+
 def _foreign(folder:Path, ours:str|Callable)->None:
     "Refuses to replace a folder that holds what we have not written."
     if callable(ours): found = ours(folder)
@@ -110,6 +115,7 @@ def _foreign(folder:Path, ours:str|Callable)->None:
 class Busy(FileExistsError):
     "Somebody else is making it."
 
+# %% ../nbs/00_files.ipynb #cell-018
 @contextmanager
 def atomic_folder(
     folder:str|Path,      # appears when the `with` block ends well
@@ -119,7 +125,9 @@ def atomic_folder(
     "Write into a hidden folder that takes its name at the end, or leaves no trace."
     folder = Path(os.path.realpath(folder))
     taken = FileExistsError(f'{folder} exists: pass overwrite=True to replace it')
-    if folder.exists() and not overwrite: raise taken
+    if folder.exists() and not overwrite:
+        _clear(folder)
+        raise taken
     folder.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(folder.parent/f'.{folder.name}.lock') as mine:
         if not mine: raise Busy(f'{folder} is being made by another process')
@@ -137,7 +145,7 @@ def atomic_folder(
             if old.exists() and not folder.exists(): old.rename(folder)
             for leftover in (draft, old): shutil.rmtree(leftover, ignore_errors=True)
 
-# %% ../nbs/00_files.ipynb #cell-020
+# %% ../nbs/00_files.ipynb #cell-021
 def clear_drafts(
     parent:str|Path, # the folder in which `atomic_folder` makes folders
 )->None:
@@ -148,7 +156,7 @@ def clear_drafts(
         with file_lock(Path(parent)/f'.{name}.lock') as mine:
             if mine: _sweep(Path(parent)/name)
 
-# %% ../nbs/00_files.ipynb #cell-028
+# %% ../nbs/00_files.ipynb #cell-029
 def check_space(
     folder:str|Path, # where it is to go
     n_bytes:int,     # how much
@@ -156,8 +164,8 @@ def check_space(
     "Refuses what the disk cannot hold, before the work begins."
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e9:.1f} GB are '
-                      f'needed in {printable(Path(folder).parent)}, {free/1e9:.1f} GB are free')
+        raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e6:,.1f} MB are '
+                      f'needed in {printable(Path(folder).parent)}, {free/1e6:,.1f} MB are free')
 
 def reserve(
     path:str|Path, # made, or lengthened

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'IMAGE_FORMATS', 'RAW_SUFFIXES', 'STARTS', 'BENIGN', 'image_format', 'file_format', 'png_chunks',
-           'png_exif', 'with_chunks', 'is_jpeg_filling', 'decode_jpeg']
+           'png_exif', 'with_chunks', 'is_jpeg_filling', 'find_seam', 'coded_unit', 'decode_jpeg']
 
 # %% ../nbs/00_image_formats.ipynb #cell-002
 import struct, zlib
@@ -110,11 +110,87 @@ def is_jpeg_filling(
     end = data.find(b'\xff\xd9', data.rfind(b'\xff\xda'))
     return end > 0 and len(set(data[end - count[0]:end])) == 1
 
+# %% ../nbs/00_image_formats.ipynb #cell-017
+def _luma_chroma(pixels:np.ndarray)->np.ndarray: # (...,3) or grey uint8 -> (3 or 1,...) float32
+    "Luma, Cb and Cr, each in steps of a byte."
+    if pixels.ndim == 2: return pixels[None].astype(np.float32)
+    red, green, blue = (pixels[..., i].astype(np.float32) for i in range(3))
+    luma = .299*red + .587*green + .114*blue
+    return np.stack([luma, .564*(blue - luma), .713*(red - luma)])
+
+def _border_steps(
+    image:np.ndarray, # (H,W,3) or (H,W) uint8
+    unit:tuple,       # (height, width) of a coded unit in pixels
+)->np.ndarray: # (3 or 1, rows of borders, columns of units)
+    "The median step at the border above each coded unit but those of the first row."
+    (height, width), columns = unit, image.shape[1]//unit[1]
+    every = 1 if image.shape[1] < 1024 else 4 # columns of pixels: enough are left
+    tops, found = np.arange(height, len(image) - 3, height), []
+    for some in np.array_split(tops, max(1, len(tops)//32)): # little memory
+        x = {o: _luma_chroma(image[some + o, :columns*width:every]) for o in range(-4, 4)}
+        steps = 1.5*(x[0] - x[-1]) - .5*(x[1] - x[-2])
+        steps[1:] = ((x[1] - x[-2]) - .75*(x[3] - x[1] + x[-2] - x[-4]))[1:]
+        found.append(np.median(steps.reshape(*steps.shape[:2], columns, -1), -1))
+    return np.concatenate(found, 1)
+
+# %% ../nbs/00_image_formats.ipynb #cell-019
+def _seam_candidates(steps:np.ndarray, noise:float, most:int=3)->Iterator[tuple]:
+    "Places of one plane's steps where a seam may begin: evidence, row of borders, column."
+    n = steps.shape[1]
+    sums = np.cumsum((steps/noise).clip(-8, 8), 1)
+    at = np.arange(2, n - 1) # a seam from border to border may be an edge of the picture
+    left, right = sums[:, at - 1]/at, (sums[:, -1:] - sums[:, at - 1])/(n - at)
+    here, below, sign = right[:-1], left[1:], np.sign(right[:-1] + left[1:])
+    contrast = (np.minimum(sign*here, sign*below)
+                - np.maximum(sign*left[:-1], sign*right[1:]).clip(0))
+    evidence = contrast*np.sqrt(at*(n - at)/n)
+    for i in np.argsort(evidence, axis=None)[::-1][:most]:
+        row, place = np.unravel_index(i, evidence.shape)
+        yield evidence[row, place], row, at[place]
+
+def _is_seam(steps:np.ndarray, row:int, column:int, noise:float)->bool:
+    "Do both pieces step by one height, and the rest of both rows not?"
+    on = steps[row, column:], steps[row + 1, :column]
+    off = steps[row, :column], steps[row + 1, column:]
+    height = np.median(np.concatenate(on))
+    near = max(2.5*noise, .35*abs(height))
+    def least(pieces, test): return min(float(test(piece).mean()) for piece in pieces)
+    return (abs(height) > 4 and least(on, lambda x: x*np.sign(height) > abs(height)/2) >= .85
+            and least(off, lambda x: x*np.sign(height) <= abs(height)/2) >= .85
+            and least(on, lambda x: abs(x - height) < near) >= .75
+            and least(off, lambda x: abs(x) < near) >= .75)
+
+# %% ../nbs/00_image_formats.ipynb #cell-020
+def find_seam(
+    image:np.ndarray,    # (H,W,3) or (H,W) uint8, as decoded from a JPEG
+    unit:tuple=(16, 16), # (height, width) of a coded unit in pixels: 8 or 16
+    least:float=8.,      # evidence that is asked for, in standard deviations
+)->tuple|None: # row and column of the pixel from which on all is shifted; None: no such place
+    "Where a wrong difference in the data has shifted the rest of the image by one value."
+    if image.shape[0] < 3*unit[0] + 4 or image.shape[1] < 6*unit[1]: return None
+    planes = _border_steps(image, unit)
+    if np.median(abs(planes[0])) < .3: return None # drawn: its edges may lie anywhere
+    for steps in planes:
+        noise = 1.4826*float(np.median(abs(steps))) + .5
+        for evidence, row, column in _seam_candidates(steps, noise):
+            if evidence > least and _is_seam(steps, row, column, noise):
+                return int(row + 1)*unit[0], int(column)*unit[1]
+    return None
+
+# %% ../nbs/00_image_formats.ipynb #cell-023
+def coded_unit(
+    picture:Image.Image, # a JPEG, opened by Pillow
+)->tuple: # (height, width) in pixels
+    "What a JPEG codes together: a block of each component, or several of the finer ones."
+    across, down = zip(*((layer[1], layer[2]) for layer in picture.layer))
+    return (8*max(down), 8*max(across)) if len(across) > 1 else (8, 8)
+
 def decode_jpeg(
     data:bytes,          # of the whole file
     picture:Image.Image, # the same, opened by Pillow
+    seams:bool=True,     # refuse an image with a seam too
 )->np.ndarray: # (H,W) or (H,W,C), 8 bits
-    "Every pixel. Raises a `ValueError` for a warning that wrong pixels may follow from."
+    "Every pixel. Raises a `ValueError` for a warning or a seam that tells of wrong pixels."
     colours = {'L': 'GRAY', 'CMYK': 'CMYK'}.get(picture.mode, 'RGB')
     try: array = simplejpeg.decode_jpeg(data, colours)
     except ValueError as error:
@@ -122,4 +198,9 @@ def decode_jpeg(
         if not any(word in said for word in BENIGN) and not is_jpeg_filling(data, said): raise
         array = simplejpeg.decode_jpeg(data, colours, strict=False)
     if colours == 'CMYK': return np.asarray(picture) # Pillow knows which vendors invert it
-    return array[..., 0] if colours == 'GRAY' else array
+    array = array[..., 0] if colours == 'GRAY' else array
+    seam = find_seam(array, coded_unit(picture)) if seams else None
+    if seam: raise ValueError('all below row {} and right of column {} is shifted by one value, '
+                              'as after a wrong bit; if it is meant so, save it as PNG'
+                              .format(*seam))
+    return array

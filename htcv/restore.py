@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .colour_profiles import convert_colours
 from .composition import Layers, compose
 from .files import printable
 from .model_families import SMALLEST
@@ -169,6 +170,42 @@ def _stacked(arrays:list, names:list)->np.ndarray: # (T,H,W,3)
                      for a in arrays])
 
 # %% ../nbs/60_restore.ipynb #cell-019
+def convert_planes(
+    x:Tensor,            # (1,3,...) in [0,1]
+    profile:bytes|None,  # ICC, what its numbers mean; None: sRGB
+    target:bytes|None,   # ICC, what they shall mean; None: sRGB
+)->Tensor: # the same shape
+    "The same colours in other numbers, by way of 16 bits."
+    if profile == target: return x
+    pixels = (x[0].flatten(1).T.clamp(0, 1)*65535).round().numpy().astype(np.uint16)
+    found = convert_colours(pixels[None], profile, target)[0].astype(np.float32)/65535
+    return torch.from_numpy(np.ascontiguousarray(found.T)).view(x.shape)
+
+def _cut_off(x:Tensor, inner:Tensor, profile:bytes)->Tensor: # (1,3,T,h,w) each
+    "What of the colours x lies outside sRGB, in which they are `inner`."
+    lost, edge = torch.zeros_like(x), ((inner <= 0) | (inner >= 1)).any(1)[0]
+    if edge.any():
+        back = convert_planes(inner[:, :, edge], None, profile)
+        lost[:, :, edge] = x[:, :, edge] - back
+    return lost
+
+# %% ../nbs/60_restore.ipynb #cell-020
+def _in_profile(
+    found,               # layers of some rows, in sRGB
+    x:Tensor,            # (1,3,T,h,w), the frames in the numbers of the profile
+    inner:Tensor,        # (1,3,T,h,w), the same colours in sRGB
+    profile:bytes,       # ICC
+    lit:bool,            # are there shadow and light?
+):
+    "Source and light in the numbers of the photographs."
+    free = 1 - found.occlusion_mask
+    cut_off = (_cut_off(x, inner, profile)*free).sum(2)/free.sum(2).clamp(min=1e-3)
+    source = (convert_planes(found.source, None, profile) + cut_off).clamp(0, 1)
+    if not lit: return replace(found, source=source)
+    change = x - inner - (source - found.source).unsqueeze(2)*found.shadow
+    return replace(found, source=source, light=(found.light + free*change).clamp(0, 1))
+
+# %% ../nbs/60_restore.ipynb #cell-023
 FEATHER_WIDTH = 8 # pixels of the working size over which a frame's weight rises from its border
 
 def border_feather(
@@ -192,7 +229,7 @@ def plan_frames(
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
     small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
-    small = small.to(device)
+    small = convert_planes(small, photographs.profile, None).to(device)
     plan = model.estimate_lowres(small, side, like)
     if photographs.seen is None: return plan
     plan.maps.weight = plan.maps.weight + border_feather(share).to(device)
@@ -200,13 +237,13 @@ def plan_frames(
     blended = blend_frames(small, plan.maps, estimates, model.exposure_penalty)
     return replace(plan, blended=(*blended, estimates))
 
-# %% ../nbs/60_restore.ipynb #cell-022
+# %% ../nbs/60_restore.ipynb #cell-026
 FILLS = ('model', 'none')
 UNSEEN_GREY = .5     # of what is left out
 # pixels of all frames together in one strip: what a processor's cache holds is fastest
 STRIP = 200_000
 
-# %% ../nbs/60_restore.ipynb #cell-023
+# %% ../nbs/60_restore.ipynb #cell-027
 @torch.no_grad()
 def restored_strip(
     model:nn.Module,          # a `Fusion`
@@ -223,8 +260,7 @@ def restored_strip(
     x, seen = photographs.strip(top, rows), photographs.visibility(top, rows)
     # `StripWriter.advice` needs to know where lamps burn all frames out
     lit = layers or bool((x.amin((1, 2)) > .99).any())
-    found = _fullres(model, x, seen if photographs.seen is not None else None, plan,
-                     photographs.size, top, lit)
+    found = _fullres(model, photographs, x, seen, plan, top, lit)
     mask, alpha = found.occlusion_mask, found.alpha
     occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
@@ -236,19 +272,21 @@ def restored_strip(
     return Restored(source, found.shadow, light, mask, occlusion_rgb, alpha, confidence, x,
                     photographs.names, photographs.alignment, hides, photographs.rectification)
 
-# %% ../nbs/60_restore.ipynb #cell-024
-def _fullres(model:nn.Module, x:Tensor, seen:Tensor|None, plan:LowResEstimate, size:tuple,
+# %% ../nbs/60_restore.ipynb #cell-028
+def _fullres(model:nn.Module, photographs:Photographs, x:Tensor, seen:Tensor, plan:LowResEstimate,
              top:int, lit:bool):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
-    device = plan.maps.mask.device
+    device, profile = plan.maps.mask.device, photographs.profile
+    inner = convert_planes(x, profile, None)
     with torch.inference_mode():
-        found = model.apply_fullres(x.to(device), plan, size, (top, 0),
-                                None if seen is None else seen.to(device), lit)
+        found = model.apply_fullres(inner.to(device), plan, photographs.size, (top, 0),
+                                    None if photographs.seen is None else seen.to(device), lit)
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
-        return replace(found, **{name: y.to('cpu') for name, y in tensors.items()
-                                 if isinstance(y, Tensor)})
+        found = replace(found, **{name: y.to('cpu') for name, y in tensors.items()
+                                  if isinstance(y, Tensor)})
+        return _in_profile(found, x, inner, profile, lit) if profile else found
 
-# %% ../nbs/60_restore.ipynb #cell-025
+# %% ../nbs/60_restore.ipynb #cell-029
 def restored_strips(
     model:nn.Module,          # a `Fusion`
     photographs:Photographs,
@@ -264,7 +302,7 @@ def restored_strips(
                     unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
-# %% ../nbs/60_restore.ipynb #cell-026
+# %% ../nbs/60_restore.ipynb #cell-030
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, a preset that ships, a model; None: `fusion`
     device:str='cpu',                     # where it runs
@@ -279,11 +317,13 @@ def load_restorer(
         facts = weights_facts(path)
         model = load_decomposer(path, device).float()
     if not hasattr(model, 'apply_fullres'):
-        raise ValueError(f'{type(model).__name__} cannot work in strips: photographs are restored '
-                         f'by models of the family Fusion')
+        raise ValueError(f"{printable(facts.get('file', 'this'))} is a {type(model).__name__}, as "
+                         f'the stages of the report are: photographs are restored by the family '
+                         f'Fusion alone, {", ".join(SHIPPED)} or what htcv_train --publish wrote; '
+                         f'htcv_evaluate scores this one')
     return model, facts
 
-# %% ../nbs/60_restore.ipynb #cell-027
+# %% ../nbs/60_restore.ipynb #cell-031
 def check_options(
     fill:str='model',           # one of `FILLS`
     threshold:float|None=None,  # in (0, 1]
@@ -298,7 +338,7 @@ def check_options(
     if threshold is not None and not 0 < threshold <= 1:
         raise ValueError(f'a threshold lies in (0, 1]; got {threshold}')
 
-# %% ../nbs/60_restore.ipynb #cell-028
+# %% ../nbs/60_restore.ipynb #cell-032
 def frame_number(
     names:list,             # T, of the frames that are left
     like:int|str|None=None, # a number from 0, a file's name with or without its folder; or None
@@ -314,7 +354,7 @@ def frame_number(
                      f'{", ".join(printable(name) for name in names[:12])}'
                      + (' …' if len(names) > 12 else ''))
 
-# %% ../nbs/60_restore.ipynb #cell-029
+# %% ../nbs/60_restore.ipynb #cell-033
 def find_outlier_frames(
     photographs:Photographs
 )->str: # what is to be said about them, or nothing
@@ -326,7 +366,7 @@ def find_outlier_frames(
     return (f'{", ".join(outliers)} hardly resemble the others: another picture, almost black, '
             'or hand-held and to be aligned')
 
-# %% ../nbs/60_restore.ipynb #cell-030
+# %% ../nbs/60_restore.ipynb #cell-034
 @contextmanager
 def default_float32()->Iterator[None]:
     "Within the block new tensors are float32, whatever somebody has set."
@@ -335,7 +375,7 @@ def default_float32()->Iterator[None]:
     try: yield
     finally: torch.set_default_dtype(before)
 
-# %% ../nbs/60_restore.ipynb #cell-031
+# %% ../nbs/60_restore.ipynb #cell-035
 def restore(
     frames,               # folder; files; arrays (T,H,W,3); tensor (3,T,H,W) or (1,3,T,H,W)
     align:bool=False,                     # lay hand-held shots on each other first
@@ -367,7 +407,7 @@ def restore(
                       f'{what}, and the confidence 0', stacklevel=2)
     return found
 
-# %% ../nbs/60_restore.ipynb #cell-032
+# %% ../nbs/60_restore.ipynb #cell-036
 def join_strips(
     strips:list, # of `Restored`, from top to bottom
 )->Restored:

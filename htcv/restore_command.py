@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
-from .console import Progress, at_most, counted, duration, print_result, say
+from .console import CommandParser, Progress, at_most, counted, duration, print_result
+from .console import reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
-from .restore_folder import check_device, restore_folder
+from .restore_folder import check_device, check_weights, restore_folder
 
 # %% ../nbs/62_restore_command.ipynb #cell-007
 _SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
@@ -120,6 +121,8 @@ def restore_each(
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
     names, out = sequence_ids(root), Path(out)
     if not names: raise FileNotFoundError(f'{printable(root)} holds no folders of photographs')
+    if options.get('weights') and not scheduler: # that of other machines
+        check_weights(options['weights'], options.get('device') or 'cpu')
     out.mkdir(parents=True, exist_ok=True)
     results = {} if results is None else results
     work = {name: (Path(root)/name, out/name) for name in names}
@@ -127,8 +130,7 @@ def restore_each(
     try:
         with nullcontext() if alone else cluster_client(min(jobs, len(names)), scheduler) as client:
             _restore_all(work, partial(_outcomes, client, options), results, progress, client)
-    finally:
-        if not alone: clear_drafts(out) # of processes that were killed
+    finally: clear_drafts(out) # of processes that were killed
     return [results[name] for name in names]
 
 # %% ../nbs/62_restore_command.ipynb #cell-013
@@ -228,8 +230,8 @@ def _parser()->argparse.ArgumentParser:
     "What `htcv_restore` understands."
     about = 'Takes shadows, glare and things in the way off photographs of one flat picture.'
     plain = partial(argparse.RawDescriptionHelpFormatter, width=96)
-    parser = argparse.ArgumentParser('htcv_restore', description=about, epilog=EXAMPLES,
-                                     formatter_class=plain)
+    parser = CommandParser('htcv_restore', description=about, epilog=EXAMPLES,
+                           formatter_class=plain)
     parser.add_argument('frames', nargs='+', metavar='FRAMES',
                         help='a folder of photographs, or the photographs themselves')
     for name, details in OPTIONS.items(): parser.add_argument(name, **details)
@@ -273,12 +275,11 @@ def _summary(record:dict)->list:
 # %% ../nbs/62_restore_command.ipynb #cell-028
 def _run_one(options, rest:dict, done:dict)->int: # exit status
     "One folder, and what is to be said about it."
-    began, given = time.monotonic(), _given(options.frames)
+    began, given, done['before'] = time.monotonic(), _given(options.frames), _inode(options.out)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning) # said below
         record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force,
                                 progress=True, **rest)
-    done['finished'] = True
     say(*_summary(record))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
@@ -320,15 +321,25 @@ def _outcome_table(results:list)->list:
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
 
 # %% ../nbs/62_restore_command.ipynb #cell-030
+def _inode(path:str)->int|None:
+    "What the system calls a folder, whatever its name; None: there is none."
+    try: return os.stat(path).st_ino
+    except OSError: return None
+
 def _left(options, done:dict)->str:
     "What there is after an end that was not meant."
-    if done.get('finished'): return f'{printable(options.out)} is complete'
+    if options is None: return 'nothing was written'
+    # with --each its keys are names of folders
+    made = not options.each and 'before' in done
+    if made and _inode(options.out) not in (None, done['before']):
+        return f'{printable(options.out)} is complete'
     complete = len(list(Path(options.out).glob('[!.]*/layers.json'))) if options.each else 0
     if not complete: return 'nothing was written'
     folders = 'folder is' if complete == 1 else 'folders are'
     return (f'{complete} {folders} complete in {printable(options.out)}; '
             'the same line does the rest')
 
+# %% ../nbs/62_restore_command.ipynb #cell-031
 def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
     options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
@@ -345,12 +356,13 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     _given(options.frames)
     return options
 
-# %% ../nbs/62_restore_command.ipynb #cell-031
+# %% ../nbs/62_restore_command.ipynb #cell-032
 def htcv_restore(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
     "Restores photographs into a folder; `htcv_restore --help` says more."
     options, done = None, {}
+    reopen_streams()
     try:
         options = _checked(_parser(), arguments)
         with signals_interrupt():
@@ -372,7 +384,7 @@ def htcv_restore(
         say(f'htcv_restore: interrupted: {_left(options, done)}')
         return 128 + getattr(error, 'number', signal.SIGINT)
 
-# %% ../nbs/62_restore_command.ipynb #cell-032
+# %% ../nbs/62_restore_command.ipynb #cell-033
 def _device(options)->str|None: # None: a worker's best
     if options.scheduler: return options.device # that of other machines
     return check_device(options.device) if options.device else _best_device()

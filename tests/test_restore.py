@@ -347,6 +347,7 @@ def test_weights_that_are_not_ours(shots, capsys, tmp_path):
     damage = Path('broken.safetensors'); damage.write_bytes(Path('other.safetensors').read_bytes()[:-100])
     for name, answer in [('model.pt', 'no safetensors file'), ('broken.safetensors', 'no safetensors file'), ('other.safetensors', 'family Fusion')]:
         assert answer in refused(capsys, 'shots', '--out', 'out', '--weights', name)
+        assert answer in refused(capsys, '.', '--each', '--out', 'out', '--weights', name)  # once, not for each folder
     class Trap:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'trapped'),)
     torch.save(Trap(), 'trap.safetensors')
@@ -591,6 +592,42 @@ def test_a_profile_goes_on_and_several_become_one(arrays, tmp_path, monkeypatch,
     assert np.abs(mixed - plain).mean() < 8 and np.abs(alike - plain).mean() < 8
 
 
+P3 = [(.51512, .29198, .15710), (.24120, .69225, .06657), (-.00105, .04189, .78407)]  # Display P3 to XYZ (D50)
+
+
+def cielab(numbers, profile):
+    "Colours as displayed, (H,W,3), CIE 1976."
+    shown = convert_colours(numbers, profile) if profile else numbers
+    return cv2.cvtColor(shown.astype(np.float32)/(65535 if shown.dtype == np.uint16 else 255), cv2.COLOR_RGB2LAB)
+
+
+def test_display_p3_is_restored_to_the_same_colours(large, tmp_path):
+    "Six frames, all of them or three in Display P3: the source as displayed is that of the frames in sRGB."
+    p3, found = matrix_profile(P3, 2.2), {}
+    frames = large[:, ::2, ::2]
+    for name, tags in dict(srgb=[0]*6, p3=[1]*6, mixed=[0, 1]*3).items():
+        (tmp_path/name).mkdir()
+        for t, (array, tag) in enumerate(zip(frames, tags)):
+            numbers = convert_colours(array, None, p3) if tag else array
+            Image.fromarray(numbers).save(tmp_path/name/f'{t}.png', icc_profile=p3 if tag else None)
+        photographs, result = load_frames(tmp_path/name), restore(tmp_path/name)
+        numbers = (result.source[0].permute(1, 2, 0).numpy()*65535).round().astype(np.uint16)
+        found[name] = cielab(numbers, photographs.profile), max(result.errors)
+        assert bool(photographs.profile) == (name != 'srgb')
+    for name in ('p3', 'mixed'):
+        assert np.linalg.norm(found[name][0] - found['srgb'][0], axis=-1).mean() < 1
+        assert found[name][1] < found['srgb'][1] + 1/255  # the layers compose as well
+
+
+def test_a_colour_outside_srgb_stays(tmp_path):
+    p3, vivid = matrix_profile(P3, 2.2), np.full((32, 40, 3), (250, 30, 30), np.uint8)
+    vivid[:, :20] = 60, 60, 60
+    for t in range(3): Image.fromarray(vivid).save(tmp_path/f'{t}.png', icc_profile=p3)
+    source = restore(tmp_path).source[0].permute(1, 2, 0).numpy()*255
+    lost = np.abs(convert_colours(convert_colours(vivid, p3), None, p3)[16, 30].astype(int) - vivid[16, 30]).max()
+    assert lost > 12 and np.abs(source[4:-4, 26:36] - vivid[4:-4, 26:36]).mean() < lost/2
+
+
 def test_grey_in_grey_out(arrays, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder_of(tmp_path, arrays, lambda a, p: Image.fromarray(a).convert('L').save(p.with_suffix('.jpg')))
@@ -643,6 +680,24 @@ def test_a_closed_pipe_and_a_full_one(shots):
         done = process('shots', '--out', name, '--no-layers', stdout=stdout)
         _, said = done.communicate()
         assert done.returncode == 0 and Path(name, 'source.png').exists() and 'nothing was written' not in said, said
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])
+def test_help_on_a_terminal_of_another_encoding(encoding):
+    done = process('--help', stdout=subprocess.PIPE, env=os.environ | {'PYTHONIOENCODING': encoding})
+    said, _ = done.communicate()
+    assert done.returncode == 0 and 'X1,Y1,\\u2026' in said
+
+
+def test_nothing_is_said_where_stderr_is_closed(tmp_path, root):
+    "Not to stdout either, nor into the next file that is opened."
+    code = 'import os, sys; from htcv.restore_command import htcv_restore\n' \
+           'try: status = htcv_restore()\nexcept SystemExit as stop: status = stop.code\n' \
+           'sys.exit(status if os.fstat(2).st_rdev == os.stat(os.devnull).st_rdev else 77)'
+    for words in ('nowhere --out x', 'nowhere --out x --bogus'):
+        done = subprocess.run(f'exec "{sys.executable}" -c "$CODE" {words} 2>&-', shell=True, stdout=subprocess.PIPE, text=True,
+                              cwd=tmp_path, env=os.environ | {'CODE': code, 'PYTHONPATH': str(root)})
+        assert (done.returncode, done.stdout) == (2, '')
 
 
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
