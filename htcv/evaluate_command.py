@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from .console import CommandParser
 from .files import atomic_folder
 
 # %% ../nbs/46_evaluate_command.ipynb #cell-006
@@ -57,7 +58,7 @@ def _parser()->argparse.ArgumentParser:
     "What `htcv_evaluate` understands."
     about = 'Scores sequences: source, masks, shadow, light and recomposition, of every method.'
     plain = partial(argparse.RawDescriptionHelpFormatter, width=96)
-    parser = argparse.ArgumentParser('htcv_evaluate', description=about, epilog=EXAMPLES,
+    parser = CommandParser('htcv_evaluate', description=about, epilog=EXAMPLES,
                                      formatter_class=plain)
     parser.add_argument('sequences', nargs='?', metavar='SEQUENCES',
                         help='one sequence, a folder of them, or the folder above SIAR or Eval '

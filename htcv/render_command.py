@@ -8,14 +8,15 @@ __all__ = ['htcv_render']
 # %% ../nbs/06_render_command.ipynb #cell-002
 import argparse, sys
 
+from .console import CommandParser
+
 # %% ../nbs/06_render_command.ipynb #cell-005
 def htcv_render(
     arguments:list|None=None # default: those of the shell
 )->int: # exit code
     "The command `htcv_render`."
-    parser = argparse.ArgumentParser('htcv_render',
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description=(
+    parser = CommandParser('htcv_render', formatter_class=argparse.RawDescriptionHelpFormatter,
+                           description=(
         'Render sequences by Blender: OUT/1, OUT/2, … in the SIAR layout, exact layers beside the '
         'frames.\n'
         'Or, with --scenes, scenes without a picture, which any picture can be lit with, and pack '

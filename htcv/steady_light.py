@@ -110,6 +110,7 @@ def equalised_doubt(
     alone = weights.square().sum(2).mean(1, keepdim=True)
     return 2*weighted_median(away, weights).mean(1, keepdim=True) + ALONE*alone
 
+# %% ../nbs/40_steady_light.ipynb #cell-015
 def weighted_median(
     x:Tensor,       # (B,C,T,H,W)
     weights:Tensor, # as large, sum 1 over T
@@ -120,7 +121,7 @@ def weighted_median(
     place = below_half.sum(2, keepdim=True).clamp(max=x.shape[2] - 1)
     return ordered.gather(2, place).squeeze(2)
 
-# %% ../nbs/40_steady_light.ipynb #cell-017
+# %% ../nbs/40_steady_light.ipynb #cell-018
 def steady_lighting(
     source:Tensor,     # (B,3,H,W)
     gains:Tensor,      # (B,3,T,H,W), powers of two

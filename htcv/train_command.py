@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 import htcv
+from .console import CommandParser
 from .decomposer import count_parameters, load_decomposer, preset_config, save_decomposer
 from .evaluation import mask_counts
 from .fusion_training import VALIDATION, Recipe, TrainingRun, take_step, train_fusion
@@ -213,7 +214,7 @@ def _fabric_of(given):
     fabric.launch()
     return fabric
 
-def _train_stages(given, tell):
+def _train_stages(given, tell)->int: # exit status
     "The stages of the report on the sequences of a folder."
     stage = folder_stage(given.preset, given.stage, given.steps)
     with at_scale('report' if given.preset == 'report' else 'gpu'):
@@ -231,13 +232,13 @@ def _train_stages(given, tell):
     keep = 'best' if settings.schedule == 'plateau' else 'last'
     train_stage(stage, settings, data, given.out, True, keep, fabric, given.workers)
     if fabric.is_global_zero: print(given.out/f'{stage.name}.safetensors')
+    return 0
 
 # %% ../nbs/44_train_command.ipynb #cell-021
 def _parser()->argparse.ArgumentParser:
     "The options of `htcv_train`."
-    parser = argparse.ArgumentParser('htcv_train',
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description=(
+    parser = CommandParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter,
+                           description=(
         'Trains the model that ships. One of:\n'
         '  htcv_train --prepare                      images and scenes, once\n'
         '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not '
@@ -302,6 +303,7 @@ def _recipe_of(given)->Recipe:
     return Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed,
                   **changes)
 
+# %% ../nbs/44_train_command.ipynb #cell-023
 def _checked(parser, given, arguments=None)->argparse.Namespace:
     "Refuses what makes no sense, before anything is loaded."
     try:
@@ -332,7 +334,7 @@ def _checked(parser, given, arguments=None)->argparse.Namespace:
     if given.start and not given.steps: parser.error('--start needs --steps: of the whole run')
     return given
 
-# %% ../nbs/44_train_command.ipynb #cell-023
+# %% ../nbs/44_train_command.ipynb #cell-024
 def _changes(items:list, option:str='--set')->dict: # field -> value
     "`second_pass=false` as a field and its value, as JSON reads it."
     changes = {}
@@ -345,7 +347,7 @@ def _changes(items:list, option:str='--set')->dict: # field -> value
                              'false, [..]') from error
     return changes
 
-# %% ../nbs/44_train_command.ipynb #cell-024
+# %% ../nbs/44_train_command.ipynb #cell-025
 def _begin(given, data)->Recipe:
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     recipe = given.recipe
@@ -365,6 +367,7 @@ def _begin(given, data)->Recipe:
     run.save(given.out/'run.pt')
     return recipe
 
+# %% ../nbs/44_train_command.ipynb #cell-026
 def _lengthen(folder:Path, steps:int):
     "Gives a run another length; one that was cooled down already is kept beside it."
     run, path = TrainingRun.of_length(folder, steps), folder/'run.pt'
@@ -378,7 +381,7 @@ def _commit()->str:
                           capture_output=True, text=True)
     return said.stdout.strip() if said.returncode == 0 else ''
 
-# %% ../nbs/44_train_command.ipynb #cell-025
+# %% ../nbs/44_train_command.ipynb #cell-027
 def _publish(given, run, sets:tuple):
     "Weights, their card, and the curve beside them."
     path = Path(given.weights or given.out/f'{given.preset}.safetensors')
@@ -389,7 +392,7 @@ def _publish(given, run, sets:tuple):
     write_card(all_facts, path.parent/'README.md')
     print(f'{path}: threshold {facts["threshold"]}, step {run.step}')
 
-# %% ../nbs/44_train_command.ipynb #cell-026
+# %% ../nbs/44_train_command.ipynb #cell-028
 def htcv_train(
     arguments:list|None=None, # of the command line; default: those of this process
 )->int: # exit status
@@ -399,9 +402,7 @@ def htcv_train(
     torch.set_num_threads(given.threads)
     def tell(line): print(line, file=sys.stderr, flush=True)
     try:
-        if given.folder is not None:
-            _train_stages(given, tell)
-            return 0
+        if given.folder is not None: return _train_stages(given, tell)
         if given.prepare: tell(f'prepared: {prepare_data(given.data, tell=tell)}')
         if not (given.resume or given.publish or given.steps or given.hours): return 0
         sets = load_data(given.data, given.seed, shares=given.shares, camera=given.camera,
