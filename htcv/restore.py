@@ -319,7 +319,7 @@ def load_restorer(
     if not hasattr(model, 'apply_fullres'):
         raise ValueError(f"{printable(facts.get('file', 'this'))} is a {type(model).__name__}, as "
                          f'the stages of the report are: photographs are restored by the family '
-                         f'Fusion alone, {", ".join(SHIPPED)} or what htcv_train --publish wrote; '
+                         f'Fusion alone, {", ".join(SHIPPED)} or what htcv_train published; '
                          f'htcv_evaluate scores this one')
     return model, facts
 
