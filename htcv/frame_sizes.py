@@ -70,10 +70,14 @@ def sub_pixels(
     x:Tensor, # (B,4·C,h,w)
 )->Tensor: # (B,C,2h,2w)
     "Four values at a position become four pixels, without a pattern of their own."
-    def mean(x):
-        return F.avg_pool2d(F.pad(x, (WINDOW//2,)*4, mode='replicate'), WINDOW, stride=1)
+    rows, columns = (_near_means(n).to(x) for n in x.shape[-2:])
     four = x.unflatten(1, (-1, 4))
-    smooth = mean(x).view_as(four)
+    smooth = (rows @ (x @ columns.T)).view_as(four)
     enlarged = F.interpolate(smooth.mean(2), scale_factor=2, mode='bilinear')
     wanted = F.pixel_unshuffle(enlarged, 2).view_as(four)
     return F.pixel_shuffle((four - smooth + wanted).flatten(1, 2), 2)
+
+def _near_means(n:int)->Tensor: # (n,n), for a product: several times faster than pooling
+    "Means over `WINDOW` of n positions; at an edge the last one counts for those that are missing."
+    near = torch.arange(n)[:, None] + torch.arange(-(WINDOW//2), WINDOW//2 + 1)
+    return (near.clamp(0, n - 1)[..., None] == torch.arange(n)).float().mean(1)

@@ -183,7 +183,8 @@ def encode(self:Fusion,
     features, common = self.unet(F.pixel_unshuffle(x, 2), small.shape[2])
     coarse = resize_frames(beyond, tuple(max(2, n//8) for n in small.shape[-2:]))
     smooth = resize_frames(coarse, tuple(n//2 for n in small.shape[-2:]))
-    curve, level = self.decode_camera(self.camera_head(common.float()))
+    with torch.autocast(small.device.type, enabled=False): # a few numbers that all pixels hang on
+        curve, level = self.decode_camera(self.camera_head(common.float()))
     return features, curve, self.prior_gain*smooth + level
 
 @patch

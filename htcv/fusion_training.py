@@ -155,6 +155,7 @@ class TrainingRun:
         device='cpu', # where it runs
     ):
         self.recipe, self.device, self.step, self.seconds, self.curve = recipe, device, 0, 0., []
+        self.data = {} # `description` of what it learns from, once it does
         self.model = create_decomposer(recipe.preset, seed=recipe.seed,
                                        **recipe.changes).to(device).train()
         self.average = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
@@ -165,7 +166,7 @@ class TrainingRun:
         "The checkpoint, whole or not at all."
         draft = path.with_name(f'.{path.name}.part')
         torch.save(dict(recipe=asdict(self.recipe), step=self.step, seconds=self.seconds,
-                        curve=self.curve, average=self.average,
+                        curve=self.curve, average=self.average, data=self.data,
                         model=self.model.state_dict(), optimizer=self.optimizer.state_dict()),
                         draft)
         draft.replace(path)
@@ -182,6 +183,7 @@ def load(cls:TrainingRun,
     run.model.load_state_dict(state['model'])
     run.optimizer.load_state_dict(state['optimizer'])
     for name in ('step', 'seconds', 'curve', 'average'): setattr(run, name, state[name])
+    run.data = state.get('data', {}) # older checkpoints do not say
     return run
 
 @patch
@@ -288,9 +290,7 @@ def train_fusion(
     "Goes on where the folder's checkpoint left off, or begins."
     path = Path(folder)/'run.pt'
     path.parent.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun.load(path, device) if path.exists() else TrainingRun(recipe, device)
-    if run.recipe != recipe:
-        raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
+    run = _begun_or_new(path, recipe, data, device)
     data, validation, losses = data.to(device), validation.to(device), []
     while run.step < min(until or recipe.steps, recipe.steps):
         began = time.perf_counter()
@@ -306,6 +306,17 @@ def train_fusion(
     return run
 
 # %% ../nbs/43_fusion_training.ipynb #cell-027
+def _begun_or_new(path:Path, recipe:Recipe, data:RelitSequences, device:str)->TrainingRun:
+    "The run of a checkpoint, if it is there and was begun with this recipe and this data."
+    run = TrainingRun.load(path, device) if path.exists() else TrainingRun(recipe, device)
+    if run.recipe != recipe:
+        raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
+    if run.data and run.data != data.description:
+        raise ValueError(f'{path} was begun with other data: {run.data}; got {data.description}: '
+                         f'give another folder')
+    run.data = data.description
+    return run
+
 def _validated(run:TrainingRun, validation:RelitSequences, losses:list, log:Path)->str:
     "Validates the moving average; the scores go to the curve and the log, and a line says them."
     scores, loss = validate(run.averaged(), validation), sum(losses)/len(losses)

@@ -155,10 +155,16 @@ Train them again: `htcv_train --prepare`, `htcv_train --preset NAME --steps STEP
 # %% ../nbs/44_train_command.ipynb #cell-017
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights', 'others',
-             'note', 'rate', 'side', 'keep_colours')
+             'note', 'rate', 'side', 'keep_colours', 'share', 'camera', 'sequences')
+
+# %% ../nbs/44_train_command.ipynb #options
+# field -> option, where they differ
+OPTIONS = dict(changes='set', sizes='side', shares='share', repaint='keep-colours', others='with',
+               keep_colours='keep-colours')
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
                  epoch=None, devices=1, nodes=1, precision='32-true', workers=0)
 
+# %% ../nbs/44_train_command.ipynb #stage-options
 def _stage_options(parser):
     "The options that belong to the report's stages."
     group = parser.add_argument_group('the stages of the report, on a folder')
@@ -190,14 +196,15 @@ def _check_stages(parser, given, arguments):
         extra = [name for name in OF_STAGES if getattr(given, name) is not None]
         if extra: parser.error(f'--{extra[0]} needs DATA, the folder of sequences')
         return
-    wrong = [name for name in OF_FUSION if getattr(given, name)]
-    if wrong: 
-        parser.error(f'--{wrong[0]} does not go with DATA: a stage goes on by itself, '
-                     'its weights are in --out')
+    given.preset, given.seed = given.preset or 'fusion', given.seed or 0
     if type(preset_config(given.preset)).__name__ != 'DecomposerConfig':
         parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not '
                      'hold: htcv_train --prepare makes them; on DATA use --preset report or '
                      'compact')
+    wrong = [name for name in OF_FUSION if getattr(given, name)]
+    if wrong:
+        parser.error(f'--{OPTIONS.get(wrong[0], wrong[0])} does not go with DATA: a stage goes on '
+                     f'by itself, its weights are in --out')
     for name, value in OF_STAGES.items():
         if getattr(given, name) is None: setattr(given, name, value)
     if given.devices*given.nodes > 1 and arguments is not None:
@@ -251,7 +258,7 @@ def _parser()->argparse.ArgumentParser:
     add('--prepare', action='store_true',
         help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is '
              'given')
-    add('--preset', default='fusion', 
+    add('--preset', 
         help='of the network: fusion (the default) or fusion-small; with DATA: report or compact')
     length = parser.add_mutually_exclusive_group()
     length.add_argument('--hours', type=float,
@@ -259,7 +266,7 @@ def _parser()->argparse.ArgumentParser:
     length.add_argument('--steps', type=int, 
                         help='length of the whole run in steps; with DATA: of every stage')
     add('--resume', action='store_true',
-        help="go on with the run in --out, with that run's own recipe")
+        help="go on with the run in --out, with that run's own recipe and kinds of sequences")
     add('--start', metavar='FILE', action='append', default=[],
         help='begin from the weights in FILE, with a short warm-up, at the step that it was saved '
              'at (needs --steps); given several times: from the mean of the files, at step 0')
@@ -276,11 +283,11 @@ def _parser()->argparse.ArgumentParser:
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
     add('--threads', type=int, default=1, help='of the processor (default: 1)')
-    add('--sequences', type=int, default=4, help='in a step at 64 pixels (default: 4; GPU: 32)')
-    add('--seed', type=int, default=0, help='of weights and batches (default: 0)')
+    add('--sequences', type=int, help='in a step at 64 pixels (default: 4; GPU: 32)')
+    add('--seed', type=int, help='of weights and batches (default: 0)')
     add('--share', action='append', default=[], metavar='KIND=SHARE',
         help=f'of the sequences, instead of the default, e.g. smooth=0.3: {", ".join(SHARES)}')
-    add('--camera', type=float, default=.75, metavar='SHARE',
+    add('--camera', type=float, metavar='SHARE',
         help='of sequences with noise, blur, shift or JPEG (default: 0.75)')
     add('--rate', type=float, help='learning rate, once it is warm (default: 8e-4)')
     add('--side', action='append', default=[], metavar='PIXELS=SHARE',
@@ -296,34 +303,61 @@ def _parser()->argparse.ArgumentParser:
 POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch',
             'accumulate', 'epoch', 'devices', 'nodes', 'rate')
 
-def _recipe_of(given)->Recipe:
-    "The recipe that the options ask for."
-    changes = dict(rate=given.rate) if given.rate else {}
-    if given.side: changes['sizes'] = _changes(given.side, '--side')
-    return Recipe(given.preset, given.changes, given.steps or 1, given.sequences, seed=given.seed,
-                  **changes)
+def _asked(given)->tuple[dict, dict]: # fields of `Recipe`, and options of `RelitSequences`
+    "What the options say that belongs to a new run, without those that were left out."
+    recipe = dict(changes=_changes(given.set) or None, sequences=given.sequences, rate=given.rate,
+                  sizes=_changes(given.side, '--side') or None, seed=given.seed)
+    shares = _changes(given.share, '--share')
+    data = dict(shares=chosen_shares(shares) if shares else None, camera=given.camera,
+                repaint=False if given.keep_colours else None)
+    return tuple({name: value for name, value in of.items() if value is not None}
+                 for of in (recipe, data))
 
-# %% ../nbs/44_train_command.ipynb #cell-023
-def _checked(parser, given, arguments=None)->argparse.Namespace:
-    "Refuses what makes no sense, before anything is loaded."
+# %% ../nbs/44_train_command.ipynb #begun
+def _check_begun(parser, given):
+    "A run keeps its recipe and its data: options that say otherwise are refused."
+    run, (recipe, data) = TrainingRun.load(given.out/'run.pt'), given.asked
+    if given.preset: recipe = dict(preset=given.preset) | recipe
+    asked = asdict(Recipe(**recipe)) | data
+    for name in [*recipe, *data]:
+        kept = (asdict(run.recipe) | run.data).get(name)
+        if kept is not None and kept != asked[name]:
+            parser.error(f'--{OPTIONS.get(name, name)}: the run in {given.out} was begun with '
+                         f'{kept}, and keeps it; leave the option out, or give another --out')
+    given.preset, given.seed = run.recipe.preset, run.recipe.seed
+    given.asked[1].update({name: run.data[name] for name in ('shares', 'camera', 'repaint')
+                           if name in run.data})
+
+# %% ../nbs/44_train_command.ipynb #values
+def _check_values(parser, given):
+    "Refuses options that no run can have."
     try:
-        preset_config(given.preset); given.changes = _changes(given.set)
-        given.shares = chosen_shares(_changes(given.share, '--share'))
+        preset_config(given.preset or 'fusion'); given.asked = _asked(given)
+        Recipe(**given.asked[0])
     except ValueError as error: parser.error(str(error))
-    given.out = Path(given.out or f'runs/{given.preset}')
-    _check_stages(parser, given, arguments)
     kind, mps = given.device.split(':')[0], torch.backends.mps.is_available()
     there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=mps)
     if kind not in there: parser.error(f'--device is cpu, cuda or mps; got {given.device}')
     if not there[kind]: parser.error(f'--device {given.device}: none here, or not for this torch')
-    if not 0 <= given.camera <= 1: parser.error(f'--camera is 0 to 1; got {given.camera}')
+    if given.camera is not None and not 0 <= given.camera <= 1:
+        parser.error(f'--camera is 0 to 1; got {given.camera}')
     for name in POSITIVE:
         if (value := getattr(given, name)) is not None and not value > 0:
             parser.error(f'--{name} must be above 0; got {value}')
+
+# %% ../nbs/44_train_command.ipynb #cell-023
+def _checked(parser, given, arguments=None)->argparse.Namespace:
+    "Refuses what makes no sense, before anything is loaded."
+    _check_values(parser, given)
+    given.out = Path(given.out or f'runs/{given.preset or "fusion"}')
+    _check_stages(parser, given, arguments)
     if given.folder is not None: return given
-    try: given.recipe = _recipe_of(given)
-    except ValueError as error: parser.error(str(error))
+    if not given.publish and (given.others or given.weights or given.note):
+        parser.error('--with, --weights and --note need --publish')
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
+    if begun: _check_begun(parser, given)
+    given.preset, given.seed = given.preset or 'fusion', given.seed or 0
+    given.recipe = Recipe(given.preset, steps=given.steps or 1, **given.asked[0])
     if not (given.prepare or given.resume or given.publish or length):
         parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
     if begun and length and not (given.resume and given.steps):
@@ -405,8 +439,7 @@ def htcv_train(
         if given.folder is not None: return _train_stages(given, tell)
         if given.prepare: tell(f'prepared: {prepare_data(given.data, tell=tell)}')
         if not (given.resume or given.publish or given.steps or given.hours): return 0
-        sets = load_data(given.data, given.seed, shares=given.shares, camera=given.camera,
-                         repaint=not given.keep_colours)
+        sets = load_data(given.data, given.seed, **given.asked[1])
         path = given.out/'run.pt'
         if path.exists() and given.steps: _lengthen(given.out, given.steps)
         recipe = TrainingRun.load(path).recipe if path.exists() else _begin(given, sets[0])
