@@ -163,10 +163,12 @@ def write_openraster(
 # %% ../nbs/59_openraster.ipynb #cell-015
 def _from_xml(element:xml.Element)->Node:
     "One node of somebody's file; what it leaves out has the standard's default."
+    if element.tag not in ('layer', 'stack'):
+        raise ValueError(f'it holds a {element.tag!r}, neither layer nor stack')
     facts = element.attrib
     node = Node(facts.get('name', ''), facts.get('composite-op', SOURCE_OVER), facts.get('src'),
                 facts.get('visibility', 'visible') == 'visible', float(facts.get('opacity', 1)))
-    node.children = [_from_xml(child) for child in element if child.tag in ('layer', 'stack')]
+    node.children = [_from_xml(child) for child in element]
     if element.tag == 'layer' and not node.file:
         raise ValueError(f'layer {node.name!r} names no picture')
     if any(float(facts.get(axis, 0)) for axis in 'xy'):
