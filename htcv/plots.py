@@ -114,6 +114,7 @@ STYLE = {'figure.dpi': 110, 'savefig.dpi': 110, 'figure.facecolor': 'white',
          'lines.linewidth': 1.6, 'legend.frameon': False, 'image.interpolation': 'nearest'}
 mpl.rcParams.update(STYLE)
 
+# %% ../nbs/00_plots.ipynb #save-figure
 def save_figure(
     figure:plt.Figure, # closed afterwards
     name:str,          # path below `figures/` without `.png`: `<notebook>_<what>`
@@ -124,13 +125,27 @@ def save_figure(
     picture = io.BytesIO()
     figure.savefig(picture, format='png', bbox_inches='tight', pad_inches=.06,
                    metadata={'Software': None})
+    drawn = _as_svg(figure, name)
     plt.close(figure)
     path.write_bytes(picture.getvalue())
+    if drawn is not None: path.with_suffix('.svg').write_bytes(drawn)
+    else: path.with_suffix('.svg').unlink(missing_ok=True)
     if _in_notebook():
         from IPython.display import Image, display
         display(Image(data=picture.getvalue()))
 
 # %% ../nbs/00_plots.ipynb #cell-015
+LARGEST_SVG = 200_000 # bytes: with thousands of points pixels say it better
+
+def _as_svg(figure:plt.Figure, name:str)->bytes|None:
+    "A plot as SVG, the same bytes each time; None where pixels are shown, or where it grows too large."
+    if any(axis.images for axis in figure.axes): return None
+    drawn = io.BytesIO()
+    with mpl.rc_context({'svg.hashsalt': name}):
+        figure.savefig(drawn, format='svg', bbox_inches='tight', pad_inches=.06,
+                       metadata=dict(Date=None, Creator=None))
+    return drawn.getvalue() if len(drawn.getvalue()) <= LARGEST_SVG else None
+
 def _in_notebook()->bool:
     "True under an IPython kernel, without importing IPython where it is not running."
     import sys

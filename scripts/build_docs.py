@@ -157,14 +157,23 @@ def fold(cell, directives, exported, names, short=False, refusal=False):
         what = ("Source of " + ", ".join(names) if names else "Imports" if only_imports else
                 f"Refusals, {lines} lines" if refusal else f"Code, {lines} lines")
         cell.metadata["mystnb"] = {"code_prompt_show": what, "code_prompt_hide": what}
-    if saved := saved_figure(cell.source): cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved.replace("_", " ")}
+    if saved := saved_figures(cell.source): cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved[0].replace("_", " ")}
     if tags: cell.metadata["tags"] = tags
 
 
-def saved_figure(code):
-    "The name under which a cell saves its figure: the first string in it that is the name of a file in figures/."
-    for name in re.findall(r"['\"]([\w./-]+)['\"]", code):
-        if (ROOT/"figures"/f"{name}.png").exists(): return name
+def saved_figures(code):
+    "The names under which a cell saves its figures: strings in it that are names of files in figures/."
+    return [name for name in re.findall(r"['\"]([\w./-]+)['\"]", code) if (ROOT/"figures"/f"{name}.png").exists()]
+
+
+def sharpen(cell):
+    "Plots as SVG, where figures/ has them: notebooks hold PNG, which JupyterLab shows before it trusts a notebook."
+    names = saved_figures(cell.source)
+    pictures = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
+    if len(names) != len(pictures): return  # which is which is not certain
+    for name, data in zip(names, pictures):
+        drawn = ROOT/"figures"/f"{name}.svg"
+        if drawn.exists(): data.pop("image/png"); data["image/svg+xml"] = drawn.read_text(encoding="utf-8")
 
 
 def sources_below(cells):
@@ -272,6 +281,7 @@ def code_cells(cell, names, links):
     directives, exported = dict(DIRECTIVE.findall(cell.source)), is_exported(cell.source)
     code, short = DIRECTIVE.sub("", cell.source).strip("\n"), cell.pop("short", False)
     if not code.strip(): return []
+    sharpen(cell)
     for output in cell.outputs:
         data = output.get("data", {})
         if "text/markdown" in data: data["text/markdown"] = links(joined(data["text/markdown"]))

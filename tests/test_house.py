@@ -282,6 +282,8 @@ def test_every_figure_is_made_by_the_notebook_that_it_is_named_after(root, noteb
         maker = REPORT_FIGURES.get(figure) or next((n for n in sorted(notebooks, key=len)[::-1] if figure.startswith(f"{n}_")), None)
         assert maker, f"figures/{figure}.png belongs to no notebook"
         assert any(re.fullmatch(p, figure) for p in patterns[maker]), f"figures/{figure}.png is not made by {maker}"
+    for path in (root/"figures").rglob("*.svg"):
+        assert path.with_suffix(".png").exists(), f"{path.name}: a plot is stored as PNG too"
 
 
 @pytest.mark.parametrize("figure", REPORT_FIGURES)
