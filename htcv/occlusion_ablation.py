@@ -420,5 +420,5 @@ def load_study(
     paths = [study_folder(size, seed)/f'{run.name}.json' for seed in seeds]
     missing = [path.name for path in paths if not path.exists()]
     if missing: raise FileNotFoundError(f'{missing[0]} is not among the results: run '
-                                        f'scripts/run_study.py')
+                                        f'python -m htcv.study_runs')
     return [json.loads(path.read_text())['metrics'] for path in paths]

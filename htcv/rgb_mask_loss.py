@@ -157,7 +157,7 @@ def read_rows(
     names:tuple,    # of the rows
     n_frames:int=3, # in each
 )->dict: # name -> (3,T,H,W)
-    "Cuts up a stored image, as `scripts/run_study.py --shown` writes it."
+    "Cuts up a stored image, as `python -m htcv.study_runs --shown` writes it."
     rows = read_image(path).chunk(len(names), 1)
     return {name: torch.stack(row.chunk(n_frames, 2), 1) for name, row in zip(names, rows)}
 

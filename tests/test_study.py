@@ -6,7 +6,7 @@ from htcv.occlusion_ablation import MaskRun, checked_runs, study_runs
 
 def test_nothing_is_missing(root):
     for more, parts in (([], 3), (["--check"], 1)):
-        done = subprocess.run([sys.executable, root/"scripts/run_study.py", "--dry-run", *more], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "htcv.study_runs", "--dry-run", *more], capture_output=True, text=True, cwd=root)
         lines = done.stdout.splitlines()
         assert done.returncode == 0 and len(lines) == parts, done.stderr
         assert all(": 0 of " in line for line in lines), done.stdout
