@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORDERS', 'MODES', 'AGREEMENT', 'Layers', 'check_layers', 'underlying', 'composite', 'compose', 'canonical_layers',
            'share_common', 'envelope', 'within_envelope', 'sort_frames', 'majority_interval', 'disagreement',
-           'steady_share', 'within_majority', 'to_light_first', 'adjusted', 'explore_composition']
+           'steady_share', 'within_majority', 'to_light_first', 'adjusted', 'explore_composition', 'frames_png']
 
 # %% ../nbs/01_composition.ipynb #cell-002
 import functools
@@ -304,17 +304,17 @@ def explore_composition(
     picture = widgets.Image(format='png', layout=widgets.Layout(max_width='100%', width='900px'))
     def refresh(_=None):
         frames = adjusted(layers[0], **{name: control.value for name, control in controls.items()})
-        picture.value = _strip(frames[0])
+        picture.value = frames_png(frames[0])
     for control in controls.values(): control.observe(refresh, 'value')
     refresh()
     *sliders, order, mode = controls.values()
     return widgets.VBox([widgets.HBox(sliders), widgets.HBox([order, mode]), picture])
 
 # %% ../nbs/01_composition.ipynb #cell-048
-def _strip(
+def frames_png(
     frames:Tensor, # (C,T,H,W)
-)->bytes: # PNG of the frames side by side
-    "Frames side by side as PNG bytes: what the explorers show."
+)->bytes: # a PNG
+    "Frames side by side, three pixels of white between them: what the explorers show."
     import io
     import matplotlib.image
     from htcv.plots import to_picture

@@ -33,8 +33,7 @@ class DecomposerConfig:
     window:tuple=(16, 2, 2)         # tokens that attend to each other: frames, rows, columns
     mlp_ratio:float=4.              # hidden channels of a block's MLP, times its width
     norm_groups:int=4               # of the group norms in the heads
-    # channels of the up-steps without skip, one per halving of a patch
-    up_maps:tuple=(32, 16)
+    up_maps:tuple=(32, 16)          # channels of up-steps without skip, one per halving of a patch
     kernel:tuple=(1, 3, 3)          # convolutions beside a skip connection: frames, rows, columns
     up_kernel:tuple=(1, 3, 3)       # convolutions of the up-steps
     # channels of the fine maps beside the up-steps; () leaves them without skip
@@ -198,6 +197,18 @@ class Stem(nn.Module):
             maps.append(x)
         return maps
 
+# %% ../nbs/05_decomposer.ipynb #cell-016b
+def _up_steps(config:DecomposerConfig, time:str, skips:bool)->tuple: # list of up-steps; channels
+    "Channels in, of the skip and out, and the kernel, of each up-step; channels of the last."
+    n_up, wider = len(config.up_maps), 2 if time == 'mean_max' else 1
+    widths = [wider*config.maps[-1], *config.maps[-2::-1], *config.up_maps]
+    skip_widths = [wider*width*skips
+                   for width in (*config.maps[-2::-1], *(config.stem or [0]*n_up))]
+    kernels = [config.kernel]*(len(config.maps) - 1) + [config.up_kernel]*n_up
+    # time is gone by then
+    if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels]
+    return list(zip(widths, skip_widths, widths[1:], kernels)), widths[-1]
+
 # %% ../nbs/05_decomposer.ipynb #cell-017
 class UNetHead(nn.Module):
     "A decoder over the encoder's levels (report: three of them, one for each kind of layer)."
@@ -209,22 +220,10 @@ class UNetHead(nn.Module):
     ):
         super().__init__()
         self.time, self.skips, self.patch_frames = time, skips, config.patch[0]
-        n_up, wider = len(config.up_maps), 2 if time == 'mean_max' else 1
-        widths = [wider*config.maps[-1], *config.maps[-2::-1], *config.up_maps]
-        skip_widths = [wider*width*skips
-                       for width in (*config.maps[-2::-1], *(config.stem or [0]*n_up))]
-        kernels = [config.kernel]*(len(config.maps) - 1) + [config.up_kernel]*n_up
-        # time is gone by then
-        if time.startswith('mean'): kernels = [(1, *kernel[1:]) for kernel in kernels]
-        self.steps = nn.ModuleList(UpStep(*step, config.norm_groups)
-                                   for step in zip(widths, skip_widths, widths[1:], kernels))
-        self.output, self.stem = nn.Conv3d(widths[-1], out_channels,
-                                           1), Stem(config.stem if skips else ())
-
-    def pool(self, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C or 2C,1,H,W), or unchanged
-        maximum = [x.amax(2, keepdim=True)] if self.time == 'mean_max' else []
-        return torch.cat([x.mean(2, keepdim=True), *maximum],
-                         dim=1) if self.time.startswith('mean') else x
+        plan, width = _up_steps(config, time, skips)
+        self.steps = nn.ModuleList(UpStep(*step, config.norm_groups) for step in plan)
+        self.output = nn.Conv3d(width, out_channels, 1)
+        self.stem = Stem(config.stem if skips else ())
 
     def forward(self,
         levels:list[Tensor],          # of the encoder, finest first
@@ -239,6 +238,23 @@ class UNetHead(nn.Module):
             wait = self.time == 'first' and left > 1 # time goes in the last step
             x = step(x, (x.shape[2] if wait else n_frames, 2*x.shape[3], 2*x.shape[4]))
         return self.output(x)
+
+# %% ../nbs/05_decomposer.ipynb #cell-017b
+@patch
+def pool(self:UNetHead, x:Tensor)->Tensor: # (B,C,T,H,W) -> (B,C or 2C,1,H,W), or unchanged
+    "One frame from all of them, where the head asks for it."
+    if not self.time.startswith('mean'): return x
+    maximum = [x.amax(2, keepdim=True)] if self.time == 'mean_max' else []
+    return torch.cat([x.mean(2, keepdim=True), *maximum], dim=1)
+
+# %% ../nbs/05_decomposer.ipynb #cell-019b
+def _known_heads(heads:tuple|str)->tuple: # of `HEADS`
+    "The names of heads, or a `ValueError`."
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    unknown = set(heads) - set(HEADS)
+    if unknown:
+        raise ValueError(f'heads must be among {HEADS}; got {sorted(map(str, unknown))}')
+    return heads
 
 # %% ../nbs/05_decomposer.ipynb #cell-020
 class Decomposer(nn.Module):
@@ -262,10 +278,7 @@ class Decomposer(nn.Module):
         frames:Tensor,     # (B,3,T,H,W) in [0,1], any T, at least 16×16
         heads:tuple=HEADS, # the ones to compute
     )->Prediction:
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        unknown = set(heads) - set(HEADS)
-        if unknown:
-            raise ValueError(f'heads must be among {HEADS}; got {sorted(map(str, unknown))}')
+        heads = _known_heads(heads)
         check_frames(frames)
         T, H, W = frames.shape[2:]
         levels = self.encoder(frames)

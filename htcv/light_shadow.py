@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .composition import ORDERS, underlying
+from .composition import ORDERS, frames_png, underlying
 from .plots import by_scale
 from .source_reconstruction import source_stage
 from .training import Stage
@@ -110,7 +110,6 @@ def explore_lighting_labels(
 ):
     "σ, kind and order of the pseudo-labels, live; returns a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
-    from htcv.composition import _strip
     sigma = widgets.FloatSlider(20, min=0, max=80, step=1, description='σ at 256',
                                 continuous_update=False)
     kind = widgets.Dropdown(options=KINDS, description='kind')
@@ -120,7 +119,7 @@ def explore_lighting_labels(
     def refresh(_=None):
         shadow, light = lighting_pseudo_labels(shown, still, sigma.value/256, kind.value)
         lit = underlying(still, shadow, light, order.value)
-        picture.value = _strip(torch.cat([shown, shadow, light, lit], dim=3)[0])
+        picture.value = frames_png(torch.cat([shown, shadow, light, lit], dim=3)[0])
     for control in (sigma, kind, order): control.observe(refresh, 'value')
     refresh()
     return widgets.VBox([widgets.HBox([sigma, kind, order]), picture])

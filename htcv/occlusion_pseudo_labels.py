@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .composition import frames_png
 from .light_shadow import KINDS, blur, pseudo_underlying
 from .plots import by_scale
 
@@ -145,7 +146,6 @@ def explore_occlusion_labels(
 ):
     "SSIM window, blur, threshold, vote and kind, live; a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
-    from htcv.composition import _strip
     from htcv.evaluation import iou
     window, smooth, kind, otsu, cut, vote = controls = _label_controls()
     layout = widgets.Layout(max_width='100%', width='900px')
@@ -158,7 +158,7 @@ def explore_occlusion_labels(
         threshold = 'otsu' if otsu.value else cut.value
         mask = occlusion_pseudo_labels(frames, picture, threshold, vote.value, **options)
         rows = [x.expand_as(frames) for x in (frames, scores, mask, truth)]
-        image.value = _strip(torch.cat(rows, dim=3)[0, :, :n_frames])
+        image.value = frames_png(torch.cat(rows, dim=3)[0, :, :n_frames])
         score.value = f'IoU {iou(mask, truth).item():.3f}'
     for control in controls: control.observe(refresh, 'value')
     refresh()

@@ -37,8 +37,7 @@ def _add_arguments(add)->None:
     "What `htcv_render` understands."
     add('out', nargs='?', help='folder that receives the sequences or scenes')
     add('--out', dest='folder', help='the same')
-    add('--setup', action='store_true',
-        help='install the package bpy in an environment of its own, first')
+    add('--setup', action='store_true', help='first install bpy, in an environment of its own')
     add('--sequences', type=int, help='how many (default: 8)')
     add('--scenes', type=int, help='render this many scenes on even paint instead of sequences')
     add('--pack', help='pack the scenes in OUT into this file (.zip)')

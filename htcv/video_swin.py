@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/04_video_swin.ipynb #cell-006
@@ -137,21 +138,23 @@ class SwinBlock(nn.Module):
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(),
                                  nn.Linear(hidden, dim))
 
-    def attend(self, x:Tensor)->Tensor: # (B,T,H,W,C) -> the same
-        "Pad, roll, cut into windows, attend, and all the way back."
-        size = tuple(x.shape[1:4])
-        window, shift = fit_window(size, self.window, self.shifted)
-        x = pad_tokens(x, window)
-        if any(shift): x = x.roll([-s for s in shift], dims=(1, 2, 3))
-        y = self.attention(partition_windows(x, window), window,
-                           attention_mask(size, window, shift, x.device))
-        x = merge_windows(y, window, x.shape[1:4])
-        if any(shift): x = x.roll(shift, dims=(1, 2, 3))
-        return x[:, :size[0], :size[1], :size[2]]
-
     def forward(self, x:Tensor)->Tensor: # (B,T,H,W,C) -> the same
         x = x + self.attend(self.attention_norm(x))
         return x + self.mlp(x)
+
+# %% ../nbs/04_video_swin.ipynb #cell-013b
+@patch
+def attend(self:SwinBlock, x:Tensor)->Tensor: # (B,T,H,W,C) -> the same
+    "Pad, roll, cut into windows, attend, and all the way back."
+    size = tuple(x.shape[1:4])
+    window, shift = fit_window(size, self.window, self.shifted)
+    x = pad_tokens(x, window)
+    if any(shift): x = x.roll([-s for s in shift], dims=(1, 2, 3))
+    y = self.attention(partition_windows(x, window), window,
+                       attention_mask(size, window, shift, x.device))
+    x = merge_windows(y, window, x.shape[1:4])
+    if any(shift): x = x.roll(shift, dims=(1, 2, 3))
+    return x[:, :size[0], :size[1], :size[2]]
 
 # %% ../nbs/04_video_swin.ipynb #cell-015
 class PatchEmbedding(nn.Module):
@@ -184,6 +187,13 @@ class PatchMerging(nn.Module):
         return self.reduce(self.norm(rearrange(x, 'b t (h p) (w q) c -> b t h w (p q c)',
                                                p=2, q=2)))
 
+# %% ../nbs/04_video_swin.ipynb #cell-015b
+def _swin_start(module:nn.Module):
+    "Swin's own start: normal weights of σ = 0.02, no biases."
+    if isinstance(module, nn.Linear): nn.init.trunc_normal_(module.weight, std=.02)
+    if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
+    if isinstance(module, WindowAttention): nn.init.trunc_normal_(module.bias_table, std=.02)
+
 # %% ../nbs/04_video_swin.ipynb #cell-016
 class Encoder(nn.Module):
     "Video Swin transformer: a feature map for each level, finest first (Liu et al. 2022)."
@@ -200,14 +210,7 @@ class Encoder(nn.Module):
                             for i in range(depth)])
             for width, heads, depth in zip(config.maps, config.attention_heads, config.depths))
         self.norm = nn.LayerNorm(config.maps[-1])
-        self.apply(self._initialise)
-
-    @staticmethod
-    def _initialise(module:nn.Module):
-        "Swin's own start: normal weights of σ = 0.02, no biases."
-        if isinstance(module, nn.Linear): nn.init.trunc_normal_(module.weight, std=.02)
-        if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
-        if isinstance(module, WindowAttention): nn.init.trunc_normal_(module.bias_table, std=.02)
+        self.apply(_swin_start)
 
     # (B,3,T,H,W) -> levels (B,C,T',H',W'), finest first
     def forward(self, frames:Tensor)->list[Tensor]:
