@@ -138,7 +138,7 @@ def save_figure(
 LARGEST_SVG = 200_000 # bytes: with thousands of points pixels say it better
 
 def _as_svg(figure:plt.Figure, name:str)->bytes|None:
-    "A plot as SVG, the same bytes each time; None where pixels are shown, or where it grows too large."
+    "A plot as SVG, always the same bytes; None where pixels are shown or it grows too large."
     if any(axis.images for axis in figure.axes): return None
     drawn = io.BytesIO()
     with mpl.rc_context({'svg.hashsalt': name}):
