@@ -50,6 +50,7 @@ def unevenness(
     rest = smooth(weights*(away - curve))/(smooth(weights) + .1)
     return rest.mean(1).std(1, correction=min(1, rest.shape[2] - 1)).mean((-2, -1))
 
+# %% ../nbs/40_steady_light.ipynb #fit-curve
 def fit_curve(
     x:Tensor,       # (...,h,w)
     y:Tensor,       # as large
