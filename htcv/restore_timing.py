@@ -74,6 +74,7 @@ def time_many(
     enlarged_photographs(home/'many', 128*171/1e6, frames)
     return [dict(frames=frames) | timed_restore(home/'many', '--out', home/'many-restored')]
 
+# %% ../nbs/63_restore_timing.ipynb #processes
 def time_processes(
     home:Path,     # a scratch folder
     sequences:int, # folders

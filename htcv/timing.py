@@ -78,7 +78,8 @@ def _inference(row:dict)->tuple:
     changed = torch.compile(model) if variant == 'compile' else model
     def forward(model=changed, half=variant == 'bf16'):
         def autocast(kind): return torch.autocast(kind, torch.bfloat16, enabled=half)
-        if hasattr(model, 'half_precision'): model.half_precision = lambda x: autocast(x.device.type)
+        if hasattr(model, 'half_precision'):
+            model.half_precision = lambda x: autocast(x.device.type)
         with torch.no_grad(), autocast(row['device']): return model(frames).source
     if variant == 'plain': return forward, dict
     def difference(): return (forward().float() - forward(model, False)).abs().max()
