@@ -10,6 +10,7 @@ __all__ = ['HELD_OUT', 'WATCHED', 'SHOWN', 'ROWS_BELOW', 'ARM_STEPS', 'ARM_SIZE'
 # %% ../nbs/52_study_runs.ipynb #cell-002
 import argparse, os, sys, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 from multiprocessing import get_context
@@ -273,13 +274,37 @@ def make_studies(
         what.add_argument(f'--{name}', action='store_true', help=told)
     given = parser.parse_args(arguments)
     if min(given.jobs, given.size) < 1: parser.error('--jobs and --size are at least 1')
-    os.environ['HTCV_SCALE'] = 'cpu' # what the studies are made at, and where they lie
-    if given.shown: show_all(given.jobs)
-    elif given.naive: make_naive(given.seeds)
-    else: _mask_studies(given)
+    if given.only and (given.shown or given.naive or not wanted_runs(given.check, given.only)):
+        parser.error(f'--only {given.only}: no question of a study begins so')
+    with _at_study_scale():
+        if given.shown or given.naive: _other_runs(given)
+        else: _mask_studies(given)
     return 0
 
 # %% ../nbs/52_study_runs.ipynb #cell-032
+@contextmanager
+def _at_study_scale():
+    "What the studies are made at, and where they lie, in this process and those that it starts."
+    before = os.environ.get('HTCV_SCALE')
+    os.environ['HTCV_SCALE'] = 'cpu'
+    try: yield
+    finally:
+        if before is None: del os.environ['HTCV_SCALE']
+        else: os.environ['HTCV_SCALE'] = before
+
+def _other_runs(given):
+    "The images of the explorers, or the arms of the naive loss, that are missing."
+    results = project_root()/'results'
+    wanted = ([results/'mask_study'/'shown'/f'{name}.png' for name in ('below', *shown_runs())]
+              if given.shown else [results/'naive_study'/f'{name}-seed-{seed}.json'
+                                   for seed in given.seeds for name in naive_arms()])
+    missing = sum(not path.exists() for path in wanted)
+    print(f'{missing} of {len(wanted)} files are missing', flush=True)
+    if given.dry_run or not missing: return
+    if given.shown: show_all(given.jobs)
+    else: make_naive(given.seeds)
+
+# %% ../nbs/52_study_runs.ipynb #mask-studies
 def _mask_studies(given):
     "The runs of the mask studies that are missing, seed by seed."
     if given.check: given.size, given.seeds = 128, [0]
