@@ -287,12 +287,15 @@ def load_scene_pack(
                == (split == 'validation')]
     if not numbers:
         raise ValueError(f'{path} has {len(note["scenes"])} scenes, and none for {split}')
-    parts = []
+    found, start, n = {}, 0, sum(len(note['scenes'][i]['level']) for i in numbers)
     with zipfile.ZipFile(path) as pack:
         for i in numbers:
             scene = note['scenes'][i]
             images = {name: pack.read(f'{scene["name"]}/{name}.webp')
                       for name in (*scene['ranges'], 'cover')}
             frames = _decode(images, scene['ranges'], scene['level'])
-            parts.append(frames | dict(scene=torch.full((len(frames['level']),), i)))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            frames['scene'] = torch.full((len(frames['level']),), i)
+            rows = slice(start, start := start + len(frames['level']))
+            for name, x in frames.items(): # each at once in its place, so that it is held once
+                found.setdefault(name, x.new_empty(n, *x.shape[1:]))[rows] = x
+    return found
