@@ -363,6 +363,8 @@ def htcv_restore(
     "Restores photographs into a folder; `htcv_restore --help` says more."
     options, done = None, {}
     reopen_streams()
+    # a thread that waits sleeps: spinning, it takes the core that another one needs
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     try:
         options = _checked(_parser(), arguments)
         with signals_interrupt():
