@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from .console import CommandParser
+from .console import CommandParser, let_threads_sleep
 from .files import atomic_folder
 
 # %% ../nbs/46_evaluate_command.ipynb #cell-006
@@ -125,6 +125,7 @@ def htcv_evaluate(
     "Scores a folder of sequences and writes a report; `htcv_evaluate --help` says more."
     parser = _parser()
     options = parser.parse_args(arguments)
+    let_threads_sleep()
     from htcv.evaluation_report import REPORT_FILES, fill_report_folder
     from htcv.scoring import problem_line
     with ExitStack() as stack:

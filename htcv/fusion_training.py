@@ -156,6 +156,7 @@ class TrainingRun:
     ):
         self.recipe, self.device, self.step, self.seconds, self.curve = recipe, device, 0, 0., []
         self.data = {} # `description` of what it learns from, once it does
+        self.start = [] # names of the files that it began from, with the first digits of SHA-256
         self.model = create_decomposer(recipe.preset, seed=recipe.seed,
                                        **recipe.changes).to(device).train()
         self.average = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
@@ -167,6 +168,7 @@ class TrainingRun:
         draft = path.with_name(f'.{path.name}.part')
         torch.save(dict(recipe=asdict(self.recipe), step=self.step, seconds=self.seconds,
                         curve=self.curve, average=self.average, data=self.data,
+                        start=self.start,
                         model=self.model.state_dict(), optimizer=self.optimizer.state_dict()),
                         draft)
         draft.replace(path)
@@ -183,7 +185,8 @@ def load(cls:TrainingRun,
     run.model.load_state_dict(state['model'])
     run.optimizer.load_state_dict(state['optimizer'])
     for name in ('step', 'seconds', 'curve', 'average'): setattr(run, name, state[name])
-    run.data = state.get('data', {}) # older checkpoints do not say
+    # older checkpoints do not say
+    run.data, run.start = state.get('data', {}), state.get('start', [])
     return run
 
 @patch

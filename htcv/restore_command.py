@@ -16,7 +16,7 @@ from typing import NamedTuple
 from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
 from .console import CommandParser, Progress, at_most, counted, duration, print_result
-from .console import reopen_streams, say
+from .console import let_threads_sleep, reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
 from .restore_folder import check_device, check_weights, restore_folder
@@ -363,8 +363,7 @@ def htcv_restore(
     "Restores photographs into a folder; `htcv_restore --help` says more."
     options, done = None, {}
     reopen_streams()
-    # a thread that waits sleeps: spinning, it takes the core that another one needs
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+    let_threads_sleep()
     try:
         options = _checked(_parser(), arguments)
         with signals_interrupt():

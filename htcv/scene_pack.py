@@ -297,5 +297,6 @@ def load_scene_pack(
             frames['scene'] = torch.full((len(frames['level']),), i)
             rows = slice(start, start := start + len(frames['level']))
             for name, x in frames.items(): # each at once in its place, so that it is held once
-                found.setdefault(name, x.new_empty(n, *x.shape[1:]))[rows] = x
+                if name not in found: found[name] = x.new_empty(n, *x.shape[1:])
+                found[name][rows] = x
     return found

@@ -70,8 +70,9 @@ MANY = 2**20 # pixels of all frames, beyond which half the size will do
 def _fewer_pixels(*maps:Tensor)->list: # of (B,C,T,h,w), each
     "Hundreds of frames at half the size; not where sizes stay open, as for ONNX."
     def halved(x): return F.avg_pool2d(x.flatten(1, 2), 2).unflatten(1, x.shape[1:3])
-    while (not torch.compiler.is_compiling() and maps[0][:1, :1].numel() > MANY
-           and min(maps[0].shape[-2:]) >= 64): maps = [halved(x) for x in maps]
+    def too_many(x): return x[:1, :1].numel() > MANY and min(x.shape[-2:]) >= 64
+    while not torch.compiler.is_compiling() and too_many(maps[0]):
+        maps = [halved(x) for x in maps]
     return list(maps)
 
 # %% ../nbs/40_steady_light.ipynb #cell-011

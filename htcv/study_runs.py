@@ -29,6 +29,7 @@ from .occlusion_ablation import MaskRun, answers_of, checked_runs, has_bfloat16,
 from .occlusion_ablation import study_data, study_folder, study_runs, train_mask, warm_start
 from .occlusion_ablation import watcher
 from .plots import project_root, save_results
+from .rgb_mask_loss import BELOW
 from .training import LAYERS, Settings, Stage, SyntheticPool, default_settings, train
 
 # %% ../nbs/52_study_runs.ipynb #cell-006
@@ -159,8 +160,9 @@ def show_run(
                          f'{(mask >= .5).float().mean():.3f}')
 
 # %% ../nbs/52_study_runs.ipynb #cell-022
-ROWS_BELOW = ('frames', 'label exact', 'label difference', 'picture pseudo', 'picture target',
-         'picture predicted', 'picture exact') # rows of `below.png`
+# row of `below.png`, as `rgb_mask_loss.read_rows` calls it -> name among the held-out answers
+ROWS_BELOW = {name: dict(frames='frames', truth='label exact', label='label difference').get(
+    name, f'picture {name}') for name in BELOW}
 
 def show_all(
     jobs:int=1,  # processes
@@ -175,7 +177,7 @@ def show_all(
         prepare_study(size, seed, {run.start for run in runs.values()} | {'fresh'})
         unseen = _data_of(size, seed)['held out']
         frames = most_hidden(unseen)
-        rows = (unseen[name][SHOWN][:, frames].float() for name in ROWS_BELOW)
+        rows = (unseen[name][SHOWN][:, frames].float() for name in ROWS_BELOW.values())
         write_image(folder/'below.png', strip(*rows))
     _side_by_side(show_run, [(size, seed, run, folder) for run in runs.values()], jobs)
 

@@ -75,6 +75,15 @@ def test_the_search_finds_functions(site):
     assert "compose" in (site/"searchindex.js").read_text(encoding="utf-8")
 
 
+def test_plots_are_sharp_at_any_size(pages, site, root):
+    "Where figures/ holds a plot as SVG, the page of the notebook that draws it shows that."
+    text = (site/"timing.html").read_text()
+    assert re.search(r'<img[^>]*alt="52 timing first runs"[^>]*src="_images/[^"]+\.svg"', text)
+    shown = {path.read_bytes() for path in (site/"_images").glob("*.svg")}
+    drawn = {path.read_bytes() for path in (root/"figures").glob("*.svg")}
+    assert shown and shown <= drawn
+
+
 def test_images_are_numbered_and_link_to_their_full_size(pages, site):
     shown = 0
     for path, page in pages.items():
