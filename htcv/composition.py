@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ORDERS', 'MODES', 'AGREEMENT', 'Layers', 'check_layers', 'underlying', 'composite', 'compose', 'canonical_layers',
            'share_common', 'envelope', 'within_envelope', 'sort_frames', 'majority_interval', 'disagreement',
-           'steady_share', 'within_majority', 'to_light_first', 'adjusted', 'explore_composition', 'frames_png']
+           'steady_share', 'Majority', 'find_majority', 'within_majority', 'refuted_masks', 'to_light_first',
+           'adjusted', 'explore_composition', 'frames_png']
 
 # %% ../nbs/01_composition.ipynb #cell-002
 import functools
@@ -192,21 +193,20 @@ def sort_frames(
     "Each pixel's values in order, by minima and maxima of whole frames (Batcher's merge sort)."
     values = list(frames.unbind(2))
     for i, j in _comparators(len(values)):
-        values[
-            i], values[j] = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+        low, high = torch.minimum(values[i], values[j]), torch.maximum(values[i], values[j])
+        values[i], values[j] = low, high
     return values
 
 def majority_interval(
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
-    occlusion_mask:Tensor, # (B,1,T,H,W) in [0,1]
-    threshold:float=.5,    # as for `envelope`
+    seen:Tensor|None=None, # (1 or B,1,T,H,W) bool: where a frame shows anything; None: everywhere
 )->tuple[Tensor, Tensor]: # ends (B,3,H,W) of the tightest interval; infinite without a majority
     "Where more than half of all frames lie closest together, each channel for itself."
     half = frames.shape[2]//2
-    values = sort_frames(frames.masked_fill(occlusion_mask >= threshold, torch.inf))
+    values = sort_frames(frames if seen is None else frames.masked_fill(~seen, torch.inf))
     low, high = values[0], values[half]
     for first, last in zip(values[1:], values[half + 1:]):
-        # never where one of them is hidden: infinite, or not a number
+        # never where one of them is not seen: infinite, or not a number
         closer = last - first < high - low
         low, high = torch.where(closer, first, low), torch.where(closer, last, high)
     return low, high
@@ -238,32 +238,59 @@ def disagreement(
     return torch.where((low > .01) & (high < .98), wide, torch.nan).amax(1, keepdim=True)
 
 def steady_share(
-    frames:Tensor,         # (B,3,T,h,w) in [0,1]: small ones will do
-    occlusion_mask:Tensor, # (B,1,T,h,w) in [0,1]
-    threshold:float=.5,    # as for `envelope`
+    frames:Tensor, # (B,3,T,h,w) in [0,1]: small ones will do
 )->Tensor: # (B,1,h,w) in [0,1]
     "The share of a neighbourhood, an eighth of the image wide, in which most frames agree."
-    apart = disagreement(*majority_interval(frames, occlusion_mask, threshold))
+    apart = disagreement(*majority_interval(frames))
     told, agree = ~apart.isnan(), (apart < 1).to(frames)
     window = max(frames.shape[-2:])//8//2*2 + 1
     def near(x): return F.avg_pool2d(x, window, 1, window//2, count_include_pad=False)
     return near(agree)/near(told.to(frames)).clamp(min=1e-6)
 
 # %% ../nbs/01_composition.ipynb #cell-033
-def within_majority(
-    source:Tensor,         # (B,3,H,W)
+@dataclass
+class Majority:
+    "What more than half of all frames show, and which."
+    low:Tensor     # (B,3,H,W): ends of the interval
+    high:Tensor    # likewise
+    apart:Tensor   # (B,1,H,W): its `disagreement`; NaN where it says nothing
+    members:Tensor # (B,1,T,H,W) bool: the frames in it
+
+def find_majority(
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
     occlusion_mask:Tensor, # (B,1,T,H,W) in [0,1]
-    steady:Tensor,         # (B,1,H,W) as from `steady_share`: bound from .5 on, fully from .8
-    threshold:float=.5,    # as for `envelope`
+    seen:Tensor|None=None, # as for `majority_interval`
+)->Majority: # says nothing where masks hide most of it, and the other frames less
+    "The majority of the frames, all masks heard together."
+    low, high = majority_interval(frames, seen)
+    slack = high - low + 1/255
+    inside = (frames >= (low - slack).unsqueeze(2)) & (frames <= (high + slack).unsqueeze(2))
+    members, others = inside.all(1, keepdim=True), ~inside.all(1, keepdim=True)
+    if seen is not None: members, others = members & seen, others & seen
+    def hidden(which): return (occlusion_mask*which).sum(2)/which.sum(2).clamp(min=1)
+    thing = (hidden(members) >= .5) & (hidden(others) < hidden(members))
+    apart = disagreement(low, high).masked_fill(thing, torch.nan)
+    return Majority(low, high, apart, members)
+
+# %% ../nbs/01_composition.ipynb #cell-033b
+def within_majority(
+    source:Tensor, # (B,3,H,W)
+    majority:Majority,
+    steady:Tensor, # (B,1,H,W) as from `steady_share`: bound from .5 on, fully from .8
 )->Tensor: # (B,3,H,W)
     "The source, bound to what more than half of the frames agree on, where they do."
-    low, high = majority_interval(frames, occlusion_mask, threshold)
-    apart = disagreement(low, high)
-    loose = ((.8 - steady)/.3).clamp(0, 1)
-    slack = (high - low)*apart + loose
-    bound = torch.minimum(torch.maximum(source, low - slack), high + slack)
+    loose, apart = ((.8 - steady)/.3).clamp(0, 1), majority.apart
+    slack = (majority.high - majority.low)*apart + loose
+    bound = torch.minimum(torch.maximum(source, majority.low - slack), majority.high + slack)
     return torch.where(apart.isnan() | (loose == 1), source, bound)
+
+def refuted_masks(
+    majority:Majority,
+    steady:Tensor, # as for `within_majority`
+)->Tensor: # (B,1,T,H,W) in [0,1]
+    "How far the majority shows that nothing covers a frame: fully where it agrees, see `AGREEMENT`."
+    sure = ((steady - .5)/.3).clamp(0, 1)*(3 - 2*majority.apart).clamp(0, 1)
+    return majority.members*sure.nan_to_num(0).unsqueeze(2)
 
 # %% ../nbs/01_composition.ipynb #cell-041
 def to_light_first(

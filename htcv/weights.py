@@ -115,7 +115,17 @@ def load_decomposer(
                          'train or copy it again')
     model = model.to_empty(device=device)
     model.load_state_dict(weights) # half floats become floats
+    if 'threshold' in metadata: model.mask_threshold = _threshold(metadata['threshold'], path)
     return model.eval()
+
+# %% ../nbs/04_weights.ipynb #cell-014
+def _threshold(word:str, path:Path)->float:
+    "A threshold from a file's metadata, in [0, 1]."
+    try: value = float(word)
+    except ValueError: value = float('nan')
+    if not 0 <= value <= 1:
+        raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
+    return value
 
 # %% ../nbs/04_weights.ipynb #cell-010
 def _check_weights(model:nn.Module, weights:dict, path:Path):
@@ -130,15 +140,6 @@ def _check_weights(model:nn.Module, weights:dict, path:Path):
     if faults:
         raise ValueError(f'{path} does not fit its own configuration: '
                          f'{"; ".join(faults[:3])}{more}')
-
-# %% ../nbs/04_weights.ipynb #cell-014
-def _threshold(word:str, path:Path)->float:
-    "A threshold from a file's metadata, in [0, 1]."
-    try: value = float(word)
-    except ValueError: value = float('nan')
-    if not 0 <= value <= 1:
-        raise ValueError(f'{path} holds the threshold {word!r}: one in [0, 1] is wanted')
-    return value
 
 # %% ../nbs/04_weights.ipynb #cell-015
 def weights_facts(
