@@ -389,21 +389,22 @@ def apply_fullres(self:Fusion,
     corner:tuple=(0, 0),    # (top, left) of the tile
     seen:Tensor=None,       # (1 or B,1,T,H,W) bool: where a frame shows anything; None: everywhere
     lighting:bool=True,     # False: shadow and light are not needed, and None
+    threshold:float=None,   # at and above it a mask hides the picture; None: that of the weights
 )->FusionPrediction: # of the frames or the tile
     "All layers, at full size; the source within the envelope of what the unmasked frames show."
     size, curve = tuple(size or frames.shape[-2:]), lowres.curve
     def fit(x): return None if x is None else enlarge_tile(x, size, (*corner, *frames.shape[-2:]))
     maps = FrameMaps(*[fit(getattr(lowres.maps, f.name)) for f in fields(FrameMaps)])
     whole = tuple(frames.shape[-2:]) == size == tuple(lowres.maps.mask.shape[-2:])
-    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve,
-                                                           lowres.blended if whole else None)
+    known = lowres.blended if whole else None
+    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
     maps, hidden, majority = self.heard_masks(maps, frames, fit(lowres.steady_share), seen)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
-                                   self.mask_threshold)
+                                   threshold or self.mask_threshold)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
     source = take_level(source, fit(lowres.level), curve)
-    shadow, light = canonical_layers(source, *lit) if lighting else (None, None)
+    shadow, light = canonical_layers(source, *lit) if lit else (None, None)
     stops = steady_stops(maps.stops + maps.log_cast_shadow, fit(lowres.gains), lowres.steadiness)
     visible = visibility(frames, hidden, stops)
     error = expected_error(fit(lowres.doubt) + moved)

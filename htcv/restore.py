@@ -254,18 +254,17 @@ def restored_strip(
     rows:int|None=None,       # how many; None: all
     fill:str='model',         # what stands where no frame shows the picture: one of `FILLS`
     threshold:float|None=None,# masks become 0 or 1; None: they stay soft
-    model_threshold:float=.5, # above it a soft mask hides the picture
     layers:bool=True,         # False: shadow, light and occluder are not needed
 )->Restored: # of these rows
     "All layers of some rows at full size."
     x, seen = photographs.strip(top, rows), photographs.visibility(top, rows)
     # `StripWriter.advice` needs to know where lamps burn all frames out
     lit = layers or bool((x.amin((1, 2)) > .99).any())
-    found = _fullres(model, photographs, x, seen, plan, top, lit)
+    hides = model.mask_threshold if threshold is None else threshold
+    found = _fullres(model, photographs, x, seen, plan, top, lit, hides)
     mask, alpha = found.occlusion_mask, found.alpha
     occlusion_rgb = x if layers else None
     if photographs.seen is not None: mask, alpha = mask.where(seen, 1), alpha.where(seen, 1)
-    hides = model_threshold if threshold is None else threshold
     confidence = found.confidence.clamp(min=1/255).where(found.visible > 1 - hides, 0)
     if threshold is not None: mask = (mask >= threshold).float()
     source = found.source if fill == 'model' else found.source.where(confidence > 0, UNSEEN_GREY)
@@ -275,13 +274,14 @@ def restored_strip(
 
 # %% ../nbs/60_restore.ipynb #cell-028
 def _fullres(model:nn.Module, photographs:Photographs, x:Tensor, seen:Tensor, plan:LowResEstimate,
-             top:int, lit:bool):
+             top:int, lit:bool, threshold:float):
     "The model's layers of some rows; without gradients, so by the fast curves of chapter 40."
     device, profile = plan.maps.mask.device, photographs.profile
     inner = convert_planes(x, profile, None)
     with torch.inference_mode():
         found = model.apply_fullres(inner.to(device), plan, photographs.size, (top, 0),
-                                    None if photographs.seen is None else seen.to(device), lit)
+                                    None if photographs.seen is None else seen.to(device), lit,
+                                    threshold)
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
         found = replace(found, **{name: y.to('cpu') for name, y in tensors.items()
                                   if isinstance(y, Tensor)})
@@ -394,13 +394,13 @@ def restore(
 )->Restored:
     "Source, confidence and, for each frame, shadow, light, mask and occluder, all at full size."
     check_options(fill, threshold, side, rows)
-    model, facts = load_restorer(weights, device)
+    model, _ = load_restorer(weights, device)
     photographs = load_frames(frames, align, reference, names, rectify=rectify)
     if outliers := find_outlier_frames(photographs): warnings.warn(outliers, stacklevel=2)
     with default_float32():
         plan = plan_frames(model, photographs, side, frame_number(photographs.names, like))
         strips = restored_strips(model, photographs, plan, rows, progress, fill=fill,
-                                 threshold=threshold, model_threshold=facts.get('threshold', .5))
+                                 threshold=threshold)
         found = join_strips(list(strips))
     if unseen := found.unseen_fraction:
         what = 'a guess of the model' if fill == 'model' else 'left grey'

@@ -311,14 +311,13 @@ def restore(self:RestoreApp,
         job.step(first*done/max(done, steps), what)
     try:
         job.step(0, what)
-        model, facts = load_restorer()
+        model, _ = load_restorer()
         given = load_frames(choice.given, align, None, choice.names, folder, on_progress, rectify)
         job.step(first, 'Looking for lamps, shadows and things in the way')
         like = None if like == 'estimated' else frame_number(given.names, like)
         plan, start = plan_frames(model, given, like=like), first + .03
         outliers, stored = find_outlier_frames(given), StoredRestoration(folder, given)
-        for strip in restored_strips(model, given, plan,
-                                     model_threshold=facts.get('threshold', .5)):
+        for strip in restored_strips(model, given, plan):
             stored.add(strip)
             job.step(start + (.98 - start)*stored.done/given.size[0], 'Taking them off')
         small = stored.small(on_progress=lambda: job.step(.99, 'Making small copies'))

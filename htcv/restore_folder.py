@@ -63,7 +63,7 @@ def write_restoration(
     step = Progress(len(given)*(1 + align + bool(rectify)), 'reading', progress)
     photographs = load_frames(given, align, reference, None, work, step, rectify)
     step.close()
-    settings = dict(fill=fill, threshold=threshold, cut=threshold or facts.get('threshold', .5),
+    settings = dict(fill=fill, threshold=threshold, cut=threshold or model.mask_threshold,
                     align=align, like=like, rectify=rectify)
     record = _restore_files(folder, photographs, model, facts, settings, layers, ora,
                             skipped or {}, progress)
@@ -78,8 +78,7 @@ def _restore_files(folder, photographs, model, facts, settings, layers, ora, ski
     from htcv.restore import find_outlier_frames, frame_number, plan_frames, restored_strips
     from htcv import restored_files as files
     step = Progress(photographs.size[0], 'restoring', progress)
-    chosen = dict(fill=settings['fill'], threshold=settings['threshold'],
-                  model_threshold=facts.get('threshold', .5))
+    chosen = dict(fill=settings['fill'], threshold=settings['threshold'])
     plan = plan_frames(model, photographs, like=frame_number(photographs.names, settings['like']))
     with files.StripWriter(folder, photographs, layers or ora, settings['fill']) as writer:
         for strip in restored_strips(model, photographs, plan, layers=writer.layers, **chosen):

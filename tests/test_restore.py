@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from htcv import restore_command
-from htcv.composition import Layers, check_layers, compose
+from htcv.composition import Layers, check_layers, compose, within_envelope
 from htcv.colour_profiles import convert_colours
 from htcv.decomposer import create_decomposer, save_decomposer
 from htcv.files import file_lock
@@ -158,6 +158,21 @@ def test_a_sequence_of_ours_does_not_give_away_its_answer():
 def test_any_number_of_frames(arrays, n):
     made = check_layers(restore(np.resize(arrays, (n, *arrays.shape[1:]))))
     assert made.shadow.shape == (1, 3, n, *SIZE) and made.names[-1] == str(n)
+
+
+@pytest.mark.parametrize('threshold', [None, .2])
+@pytest.mark.parametrize('T', [1, 2, 3, 7])
+def test_the_source_is_no_darker_and_no_brighter_than_what_unmasked_frames_show(arrays, T, threshold):
+    rng = np.random.default_rng(T)
+    noise = rng.random((T, 56, 72, 3), np.float32)
+    for given in (noise, (arrays[:T]/255 + .1*rng.random(arrays[:T].shape)).clip(0, 1).astype(np.float32)):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            soft, found = restore(given, rows=9), restore(given, rows=9, threshold=threshold)
+        cut = found.threshold
+        assert cut == (threshold or load_restorer()[1]['threshold'])
+        bound = within_envelope(found.source, soft.frames, soft.occlusion_mask, cut)
+        assert torch.equal(found.source, bound)
 
 
 def test_the_frames_order_does_not_matter(arrays):
