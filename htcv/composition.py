@@ -288,7 +288,7 @@ def refuted_masks(
     majority:Majority,
     steady:Tensor, # as for `within_majority`
 )->Tensor: # (B,1,T,H,W) in [0,1]
-    "How far the majority shows that nothing covers a frame: fully where it agrees, see `AGREEMENT`."
+    "How far the majority shows that nothing covers a frame: fully where it agrees."
     sure = ((steady - .5)/.3).clamp(0, 1)*(3 - 2*majority.apart).clamp(0, 1)
     return majority.members*sure.nan_to_num(0).unsqueeze(2)
 

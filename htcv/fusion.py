@@ -406,8 +406,7 @@ def apply_fullres(self:Fusion,
     source = take_level(source, fit(lowres.level), curve)
     shadow, light = canonical_layers(source, *lit) if lit else (None, None)
     stops = steady_stops(maps.stops + maps.log_cast_shadow, fit(lowres.gains), lowres.steadiness)
-    visible = visibility(frames, hidden, stops)
-    error = expected_error(fit(lowres.doubt) + moved)
+    visible, error = visibility(frames, hidden, stops), expected_error(fit(lowres.doubt) + moved)
     return FusionPrediction(source, shadow, light, maps.mask, frames,
                             maps.mask.sigmoid()*maps.alpha.sigmoid(), visible,
                             confidence(visible, error), weights, estimates, lowres.coarse_source,
