@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPREAD_LIMITS', 'SKEW_LIMITS', 'UNEVENNESS_LIMITS', 'RATIO_LIMITS', 'HARD', 'RIVALS', 'SIDED_LIMITS', 'light_changes',
-           'unevenness', 'fit_curve', 'steadiness', 'below', 'equalised_median', 'equalised_doubt', 'told',
-           'weighted_quantile', 'rival_doubt', 'hard_skew', 'equalised_source', 'steady_lighting', 'steady_stops']
+           'unevenness', 'fit_curve', 'steadiness', 'below', 'equalised_median', 'equalised_doubt', 'without_gains',
+           'shown_weights', 'told', 'weighted_quantile', 'rival_doubt', 'hard_skew', 'equalised_source',
+           'steady_lighting', 'steady_stops']
 
 # %% ../nbs/40_steady_light.ipynb #cell-002
 import math
@@ -121,15 +122,29 @@ def equalised_doubt(
     mask:Tensor,   # (B,1,T,h,w) in [0,1]
 )->Tensor: # (B,1,h,w), stored values
     "Doubt of the unmasked frames, without their smooth gains, about their median."
-    even, shown = (frames*(-gains).exp2()).clamp(0, 1), (1 - mask).clamp(min=1e-3)
+    even, weights = without_gains(frames, gains), shown_weights(mask, frames)
     median = equalised_median(frames, gains, None)
     away = (even - median.unsqueeze(2)).abs()
-    weights = (shown/shown.sum(2, keepdim=True)).expand_as(even)
     alone = weights.square().sum(2).mean(1, keepdim=True)
     among = weighted_quantile(away, weights).mean(1, keepdim=True)
     return (2*among).maximum(rival_doubt(even, median, told(frames))) + ALONE*alone
 
 # %% ../nbs/40_steady_light.ipynb #told
+def without_gains(
+    frames:Tensor, # (B,3,T,H,W)
+    gains:Tensor,  # as large, powers of two
+)->Tensor: # as large, in [0,1]
+    "The frames, each without its smooth gain."
+    return (frames*(-gains).exp2()).clamp(0, 1)
+
+def shown_weights(
+    mask:Tensor,   # (B,1,T,H,W) in [0,1]
+    frames:Tensor, # (B,3,T,H,W), for their size
+)->Tensor: # (B,3,T,H,W), sum 1 over T
+    "What each frame counts: hidden ones hardly at all, unless all are."
+    shown = (1 - mask).clamp(min=1e-3)
+    return (shown/shown.sum(2, keepdim=True)).expand_as(frames)
+
 def told(
     frames:Tensor, # (B,3,T,H,W)
 )->Tensor: # (B,1,T,H,W) bool
@@ -177,7 +192,7 @@ def hard_skew(
     mask:Tensor,   # (B,1,T,h,w) in [0,1]
 )->Tensor: # (B,) in [-1,1]
     "1 if hard edges only make unmasked frames brighter than their median, -1 if darker."
-    even = (frames*(-gains).exp2()).clamp(0, 1)
+    even = without_gains(frames, gains)
     away = even - equalised_median(frames, gains, None).unsqueeze(2)
     typical = median_source(away.abs()).amax(1).unsqueeze(1)
     away = away.mean(1)*((mask[:, 0] < .3) & (typical < HARD/2))
@@ -196,8 +211,7 @@ def equalised_source(
     "The equalised median; where the frames contradict it, and lamps alone did that, the dark ones."
     median, lamps = equalised_median(frames, gains, seen), 1 - below(skew, SIDED_LIMITS)
     if not (torch.compiler.is_compiling() or lamps.any()): return median
-    even, shown = (frames*(-gains).exp2()).clamp(0, 1), (1 - hidden).clamp(min=1e-3)
-    weights = (shown/shown.sum(2, keepdim=True)).expand_as(even)
+    even, weights = without_gains(frames, gains), shown_weights(hidden, frames)
     away = weighted_quantile((even - median.unsqueeze(2)).abs(), weights).amax(1, keepdim=True)
     contradicted = lamps.view(-1, 1, 1, 1)*(1 - below(away, (HARD/2, HARD)))
     return median.lerp(weighted_quantile(even, weights, .15), contradicted)
