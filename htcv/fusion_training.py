@@ -104,6 +104,7 @@ class Recipe:
     sequences:int=4        # in a step of ten frames at 64 pixels
     # side of the frames -> how often
     sizes:dict=field(default_factory=lambda: {64: .4, 96: .2, 128: .4})
+    ten_frames:float=.5    # share of the steps with ten frames; the others have 1 to 30
     rate:float=8e-4        # learning rate, once it is warm
     warmup:int=200         # steps
     cooldown:float=.25     # share of the steps, at the end, in which the rate falls
@@ -121,8 +122,9 @@ class Recipe:
         object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()})
         if not all(share > 0 for share in self.sizes.values()):
             raise ValueError(f'every size needs a share above 0; got {self.sizes}')
-        if not 0 <= self.cooldown <= 1:
-            raise ValueError(f'cooldown is a share of the steps, 0 to 1; got {self.cooldown}')
+        for name in ('cooldown', 'ten_frames'):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f'{name} is a share of the steps, 0 to 1; got {share}')
         if min(self.sizes) < 32:
             raise ValueError(f'frames must be at least 32 pixels; got {min(self.sizes)}')
 
@@ -132,7 +134,7 @@ def shape(self:Recipe, step:int)->tuple: # (B, T, side)
     "Sequences, frames and size of a step."
     rng = ParameterSampler(('step', self.seed, step))
     side = list(self.sizes)[int(rng.choice(list(self.sizes.values()), 1))]
-    T = 10 if rng.chance(.5, 1) else int(rng.log_uniform(1, 31, 1))
+    T = 10 if rng.chance(self.ten_frames, 1) else int(rng.log_uniform(1, 31, 1))
     return max(1, min(4*self.sequences, round(self.sequences*10*64**2/(T*side**2)))), T, side
 
 @patch(as_prop=True)

@@ -173,12 +173,13 @@ Train them again: `htcv_train --prepare`, `htcv_train --preset NAME --steps STEP
 # %% ../nbs/44_train_command.ipynb #cell-017
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights', 'others',
-             'note', 'rate', 'side', 'keep_colours', 'share', 'camera', 'sequences')
+             'note', 'rate', 'side', 'ten_frames', 'keep_colours', 'share', 'camera', 'sequences')
 
 # %% ../nbs/44_train_command.ipynb #options
 # field -> option, where they differ
-OPTIONS = dict(changes='set', sizes='side', shares='share', repaint='keep-colours', others='with',
-               keep_colours='keep-colours')
+OPTIONS = dict(changes='set', sizes='side', shares='share', repaint='keep-colours', others='with')
+def _option(name:str)->str: return OPTIONS.get(name, name.replace('_', '-'))
+
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
                  epoch=None, devices=1, nodes=1, precision='32-true', workers=0)
 
@@ -221,7 +222,7 @@ def _check_stages(parser, given, arguments):
                      'compact')
     wrong = [name for name in OF_FUSION if getattr(given, name)]
     if wrong:
-        parser.error(f'--{OPTIONS.get(wrong[0], wrong[0])} does not go with DATA: a stage goes on '
+        parser.error(f'--{_option(wrong[0])} does not go with DATA: a stage goes on '
                      f'by itself, its weights are in --out')
     for name, value in OF_STAGES.items():
         if getattr(given, name) is None: setattr(given, name, value)
@@ -310,6 +311,8 @@ def _parser()->argparse.ArgumentParser:
     add('--rate', type=float, help='learning rate, once it is warm (default: 8e-4)')
     add('--side', action='append', default=[], metavar='PIXELS=SHARE',
         help='of the frames, and of the steps that have it, instead of 64=.4, 96=.2, 128=.4')
+    add('--ten-frames', type=float, metavar='SHARE',
+        help='of the steps with ten frames; the others have 1 to 30 (default: 0.5)')
     add('--keep-colours', action='store_true',
         help='images are turned and flipped, but keep their contrast and colours: for the end of '
              'a run')
@@ -324,7 +327,8 @@ POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames',
 def _asked(given)->tuple[dict, dict]: # fields of `Recipe`, and options of `RelitSequences`
     "What the options say that belongs to a new run, without those that were left out."
     recipe = dict(changes=_changes(given.set) or None, sequences=given.sequences, rate=given.rate,
-                  sizes=_changes(given.side, '--side') or None, seed=given.seed)
+                  sizes=_changes(given.side, '--side') or None, ten_frames=given.ten_frames,
+                  seed=given.seed)
     shares = _changes(given.share, '--share')
     data = dict(shares=chosen_shares(shares) if shares else None, camera=given.camera,
                 repaint=False if given.keep_colours else None)
@@ -340,7 +344,7 @@ def _check_begun(parser, given):
     for name in [*recipe, *data]:
         kept = (asdict(run.recipe) | run.data).get(name)
         if kept is not None and kept != asked[name]:
-            parser.error(f'--{OPTIONS.get(name, name)}: the run in {given.out} was begun with '
+            parser.error(f'--{_option(name)}: the run in {given.out} was begun with '
                          f'{kept}, and keeps it; leave the option out, or give another --out')
     given.preset, given.seed = run.recipe.preset, run.recipe.seed
     given.asked[1].update({name: run.data[name] for name in ('shares', 'camera', 'repaint')
