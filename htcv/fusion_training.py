@@ -110,14 +110,12 @@ class Recipe:
     cooldown:float=.25     # share of the steps, at the end, in which the rate falls
     average:float=.999     # of the moving average of the weights, per step
     clip:float=1.          # norm of the gradient
-    # the step at which it began from given weights, if it did: warmed up again from there
-    restart:int=0
+    restart:int=0          # step at which it began from given weights: warmed up from there
     seed:int=0             # of weights and order
 
     def __post_init__(self):
         if self.steps < 1: raise ValueError(f'steps must be at least 1; got {self.steps}')
-        # JSON has only texts for keys
-        if not all(str(side).isdecimal() for side in self.sizes):
+        if not all(str(side).isdecimal() for side in self.sizes): # a text, where it was JSON
             raise ValueError(f'sizes are whole numbers of pixels; got {list(self.sizes)}')
         object.__setattr__(self, 'sizes', {int(side): share for side, share in self.sizes.items()})
         if not all(share > 0 for share in self.sizes.values()):

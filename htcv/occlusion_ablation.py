@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -58,16 +59,17 @@ class MaskRun:
                 raise ValueError(f'{name} must be one of {values}; got {getattr(self, name)!r}')
         if self.steps < 1: raise ValueError(f'steps must be at least 1; got {self.steps}')
 
-    @property
-    def name(self)->str: # of its results file
-        parts = [f'{self.picture}-{self.mode}'] if self.rgb else ['mask']
-        if self.decay: parts.append(f'decay-{self.decay:g}' + '-logit'*(self.decay_on == 'logit'))
-        if self.label_weight:
-            parts.append(f'{self.labels}-{self.label_weight:g}'
-                         + f'-{self.weighting}'*(self.weighting != 'batch'))
-        if self.start != 'mask': parts.append(self.start)
-        if self.steps != 150: parts.append(f'{self.steps}-steps')
-        return '_'.join(parts)
+# %% ../nbs/50_occlusion_ablation.ipynb #run-name
+@patch(as_prop=True)
+def name(self:MaskRun)->str: # of its results file
+    parts = [f'{self.picture}-{self.mode}'] if self.rgb else ['mask']
+    if self.decay: parts.append(f'decay-{self.decay:g}' + '-logit'*(self.decay_on == 'logit'))
+    if self.label_weight:
+        parts.append(f'{self.labels}-{self.label_weight:g}'
+                     + f'-{self.weighting}'*(self.weighting != 'batch'))
+    if self.start != 'mask': parts.append(self.start)
+    if self.steps != 150: parts.append(f'{self.steps}-steps')
+    return '_'.join(parts)
 
 # %% ../nbs/50_occlusion_ablation.ipynb #cell-011
 @torch.no_grad()
@@ -276,6 +278,17 @@ def _pooled(name:str, counts): # (...,3) arrays or tensors -> (...)
     part, whole = RATIOS[name](*(counts[..., i] for i in range(3)))
     return (part + (whole == 0))/(whole + (whole == 0))
 
+# %% ../nbs/50_occlusion_ablation.ipynb #drawn
+def _drawn(runs:list, name:str, draws:np.ndarray, tuned:bool)->np.ndarray: # (draws,)
+    "The score of drawn sequences."
+    column = lambda key: np.concatenate([np.array(run[key], dtype=float) for run in runs])
+    prefix = 'label_' if name == 'label_iou' else 'tuned_'*tuned
+    ratio = 'iou' if name == 'label_iou' else name
+    if ratio in RATIOS:
+        counts = np.stack([column(prefix + key) for key in COUNTS], -1)
+        return _pooled(ratio, counts[draws].sum(1))
+    return np.nanmean(column(name)[draws], 1)
+
 # %% ../nbs/50_occlusion_ablation.ipynb #cell-032
 def study_value(
     runs:list,                  # `score_run` of one recipe, one for each seed
@@ -297,16 +310,6 @@ def study_value(
     every = np.arange(len(runs)*n)[None]
     drawn, tail = of(draws.reshape(samples, -1)), (1 - level)/2
     return float(of(every)[0]), *np.nanquantile(drawn, [tail, 1 - tail]).tolist()
-
-def _drawn(runs:list, name:str, draws:np.ndarray, tuned:bool)->np.ndarray: # (draws,)
-    "The score of drawn sequences."
-    column = lambda key: np.concatenate([np.array(run[key], dtype=float) for run in runs])
-    prefix = 'label_' if name == 'label_iou' else 'tuned_'*tuned
-    ratio = 'iou' if name == 'label_iou' else name
-    if ratio in RATIOS:
-        counts = np.stack([column(prefix + key) for key in COUNTS], -1)
-        return _pooled(ratio, counts[draws].sum(1))
-    return np.nanmean(column(name)[draws], 1)
 
 # %% ../nbs/50_occlusion_ablation.ipynb #cell-034
 def study_text(

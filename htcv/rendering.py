@@ -181,7 +181,7 @@ def _save_normals(jobs:list, folder:Path)->str|None: # a file (H,W,3)
     np.save(folder/'normals.npy', normals.astype(np.float32))
     return str(folder/'normals.npy')
 
-# %% ../nbs/04_rendering.ipynb #cell-018
+# %% ../nbs/04_rendering.ipynb #light-shares
 def _light_shares(arrays:dict)->dict: # pass -> (J,3,H,W)
     "What each lamp adds to the denoised picture."
     shares = {}
@@ -193,6 +193,7 @@ def _light_shares(arrays:dict)->dict: # pass -> (J,3,H,W)
         shares[name] = torch.where(total > 1e-6, lights/total.clamp(min=1e-6), even)*clean
     return shares
 
+# %% ../nbs/04_rendering.ipynb #cell-018
 def relight(
     passes:Passes, # rendered with light groups
     gains:list,    # T tensors (J,) or (J,3): ambient light first, then the frame's lamps
@@ -259,6 +260,39 @@ def middle(
     top, left = (h - rows)//2, (w - columns)//2
     return resize(picture[:, top:top + rows, left:left + columns], size)
 
+# %% ../nbs/04_rendering.ipynb #render-sequence
+def _render_config(sequences:int, sources, flags:dict, **config)->dict:
+    "What makes these sequences, checked; `flags` only where they are set."
+    numbers, shape, curve = (config['frames'], config['samples']), config['size'], config['curve']
+    if curve not in ('both', *CURVES):
+        raise ValueError(f'curve must be both or one of {CURVES}; got {curve!r}')
+    if min(sequences, *numbers) < 1 or min(shape) < 16:
+        raise ValueError('need at least one sequence, frame and sample, and 16×16 pixels; got '
+                         f'{sequences}, {", ".join(map(str, numbers))}, {tuple(shape)}')
+    pictures = None if sources is None else Path(sources).name
+    return config | dict(pictures=pictures) | {name: True for name, on in flags.items() if on}
+
+# %% ../nbs/04_rendering.ipynb #render-one
+def _unrendered(out:Path, sequences:int, light_groups:bool)->list: # of numbers from 0
+    "The sequences that are not there as a whole."
+    last = 'passes.npz' if light_groups else 'gt.png'      # written last
+    return [i for i in range(sequences) if not (out/str(i + 1)/last).is_file()]
+
+def _render_sequence(out:Path, i:int, picture:Tensor, config:dict, bar):
+    "The sequence of number i, counted from 0: rendered, developed, written."
+    is_set = lambda flag: config.get(flag, False)
+    look = CURVES[i % 2] if config['curve'] == 'both' else config['curve']
+    albedo, groups = paint(picture, look), is_set('light_groups')
+    jobs = draw_jobs(config['frames'], tuple(config['size']), (config['seed'], i), look,
+                     config['translucent'], is_set('variety'))
+    if is_set('variety'): jobs = [job | dict(extra_layers=['transmittance']) for job in jobs]
+    passes = render_passes(albedo, jobs, config['samples'], groups, progress=bar.update)
+    seen, layers = develop(passes, albedo, look, is_set('shared'))
+    folder = out/str(i + 1)
+    write_sequence(folder, seen[0], layers.source[0], layers, layer_bits=config['layer_bits'],
+                   overwrite=True)
+    if groups: save_passes(folder/'passes.npz', passes, albedo, look)
+
 # %% ../nbs/04_rendering.ipynb #cell-026
 def render_sequences(
     out:str|Path,                # appears if missing; sequences are `out/1`, `out/2`, …
@@ -278,34 +312,18 @@ def render_sequences(
     progress:bool=True,          # a bar
 )->list: # their folders
     "Renders a folder of sequences with their exact layers."
-    if curve not in ('both', *CURVES):
-        raise ValueError(f'curve must be both or one of {CURVES}; got {curve!r}')
     out, shape = Path(out), (size, size) if isinstance(size, int) else tuple(size)
-    if min(sequences, frames, samples) < 1 or min(shape) < 16:
-        raise ValueError('need at least one sequence, frame and sample, and 16×16 pixels; got '
-                         f'{sequences}, {frames}, {samples}, {shape}')
+    config = _render_config(
+        sequences, sources, dict(light_groups=light_groups, variety=variety, shared=shared),
+        frames=frames, size=list(shape), seed=seed, curve=curve, samples=samples,
+        translucent=translucent, crop=crop, layer_bits=layer_bits)
     find_blender()
-    config = dict(frames=frames, size=list(shape), seed=seed, curve=curve, samples=samples,
-                  translucent=translucent,
-                  crop=crop, layer_bits=layer_bits,
-                  pictures=None if sources is None else Path(sources).name)
-    config |= {name: True for name, on in (('variety', variety), ('shared', shared)) if on}
     same_run(out, config)
-    last = 'passes.npz' if light_groups else 'gt.png'      # written last
-    todo = [i for i in range(sequences) if not (out/str(i + 1)/last).is_file()]
+    todo = _unrendered(out, sequences, light_groups)
     pictures = _sources(sources, sequences, shape, seed, crop)
-    done, total = (sequences - len(todo))*frames, sequences*frames
-    with tqdm(total=total, initial=done, unit='frame', disable=not progress) as bar:
-        for i in todo:
-            look = CURVES[i % 2] if curve == 'both' else curve
-            albedo = paint(pictures[i], look)
-            jobs = draw_jobs(frames, shape, (seed, i), look, translucent, variety)
-            if variety: jobs = [job | dict(extra_layers=['transmittance']) for job in jobs]
-            passes = render_passes(albedo, jobs, samples, light_groups, progress=bar.update)
-            seen, layers = develop(passes, albedo, look, shared)
-            write_sequence(out/str(i + 1), seen[0], layers.source[0], layers, layer_bits=layer_bits,
-                           overwrite=True)
-            if light_groups: save_passes(out/str(i + 1)/'passes.npz', passes, albedo, look)
+    with tqdm(total=sequences*frames, initial=(sequences - len(todo))*frames, unit='frame',
+              disable=not progress) as bar:
+        for i in todo: _render_sequence(out, i, pictures[i], config, bar)
     return [out/str(i + 1) for i in range(sequences)]
 
 # %% ../nbs/04_rendering.ipynb #cell-027

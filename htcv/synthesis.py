@@ -84,8 +84,7 @@ def light_scenes(
     n = len(ambient)
     vignette = _draw_vignette(x, y, n, rng, aspect)
     fill = as_map(ambient[:, None]*(1 + rng.uniform(-.15, .15, n, 3)))
-    # x, y, height, size
-    ambient_light = tuple(torch.full_like(ambient, v) for v in (.5, .5, 4., 3.))
+    ambient_light = tuple(torch.full_like(ambient, v) for v in (.5, .5, 4., 3.)) # as a lamp
     bare = fill*vignette
     unoccluded = bare*cast_shadow(x, y, occluders, ambient_light, pixel).unsqueeze(1).sqrt()
     lamps = draw_lamps(n, n_lamps, rng, ambient, aspect)
@@ -122,6 +121,15 @@ def _direction_of_strongest(lamps:Lamps)->Tensor: # (N,3) unit vectors
     x, y, height = (p.gather(1, best) for p in (lamps.x, lamps.y, lamps.height))
     return F.normalize(torch.cat([x - .5, y - .5, height.clamp(min=.5)], 1), dim=1)
 
+# %% ../nbs/03_synthesis.ipynb #checked
+def _checked(B:int, T:int, size)->tuple: # B, T, (H,W)
+    "Numbers that a batch can have."
+    H, W = (size, size) if isinstance(size, int) else size
+    if min(B, T) < 1 or min(H, W) < 8:
+        raise ValueError('need at least one sequence, one frame and 8×8 pixels; '
+                         f'got B={B}, T={T}, {H}×{W}')
+    return B, T, (H, W)
+
 # %% ../nbs/03_synthesis.ipynb #cell-012
 def synthesize(
     batch_size:int,         # B sequences
@@ -136,10 +144,7 @@ def synthesize(
     shared:bool=False,      # what all frames share is the source's (01), or not (SIDAR)
 )->tuple[Tensor, Layers]: # frames (B,3,T,H,W), and the layers that make them
     "A batch of sequences with exact layers; the same seed gives the same batch."
-    B, T, (H, W) = batch_size, n_frames, (size, size) if isinstance(size, int) else size
-    if min(B, T) < 1 or min(H, W) < 8:
-        raise ValueError('need at least one sequence, one frame and 8×8 pixels; '
-                         f'got B={B}, T={T}, {H}×{W}')
+    B, T, (H, W) = _checked(batch_size, n_frames, size)
     rng = ParameterSampler(seed, device)
     source, albedo, is_filmic, contrast = _draw_sources(sources, B, (H, W), filmic_share, rng)
     objects, scenes, grid = draw_scenes((H, W), T, occluders, is_filmic, rng)

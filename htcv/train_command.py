@@ -260,19 +260,9 @@ def _train_stages(given, tell)->int: # exit status
     if fabric.is_global_zero: print(given.out/f'{stage.name}.safetensors')
     return 0
 
-# %% ../nbs/44_train_command.ipynb #cell-021
-def _parser()->argparse.ArgumentParser:
-    "The options of `htcv_train`."
-    parser = CommandParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter,
-                           description=(
-        'Trains the model that ships. One of:\n'
-        '  htcv_train --prepare                      images and scenes, once\n'
-        '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not '
-        'depend on the machine\n'
-        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with '
-        '--steps N make it longer\n'
-        '  htcv_train --preset fusion --publish      weights and card\n'
-        '  htcv_train DATA --preset report           the stages of the report, on a folder'))
+# %% ../nbs/44_train_command.ipynb #run-options
+def _run_options(parser):
+    "What is to be done, and with which files."
     add = parser.add_argument
     add('--prepare', action='store_true',
         help='gather pictures and draw scenes into --data, then stop unless --steps or --hours is '
@@ -298,6 +288,11 @@ def _parser()->argparse.ArgumentParser:
         help='publish the mean of the weights of the run and of FILE: weights, or the run.pt of a '
              'run that began from the same weights; may be given several times')
     add('--note', default='', metavar='TEXT', help='a line for the card that --publish writes')
+
+# %% ../nbs/44_train_command.ipynb #recipe-options
+def _recipe_options(parser):
+    "What decides a run: machine, batches, data, network."
+    add = parser.add_argument
     add('--data', default='data', metavar='FOLDER', help='what --prepare made (default: data)')
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
@@ -318,6 +313,22 @@ def _parser()->argparse.ArgumentParser:
              'a run')
     add('--set', action='append', default=[], metavar='FIELD=VALUE',
         help='a field of the network that differs, e.g. --set second_pass=false: for ablations')
+
+# %% ../nbs/44_train_command.ipynb #cell-021
+def _parser()->argparse.ArgumentParser:
+    "The options of `htcv_train`."
+    parser = CommandParser('htcv_train', formatter_class=argparse.RawDescriptionHelpFormatter,
+                           description=(
+        'Trains the model that ships. One of:\n'
+        '  htcv_train --prepare                      images and scenes, once\n'
+        '  htcv_train --preset fusion --hours 20     train; --steps N for a length that does not '
+        'depend on the machine\n'
+        '  htcv_train --preset fusion --resume       go on where it was stopped, exactly; with '
+        '--steps N make it longer\n'
+        '  htcv_train --preset fusion --publish      weights and card\n'
+        '  htcv_train DATA --preset report           the stages of the report, on a folder'))
+    _run_options(parser)
+    _recipe_options(parser)
     return _stage_options(parser)
 
 # %% ../nbs/44_train_command.ipynb #cell-022
