@@ -232,16 +232,19 @@ AGREEMENT = 4/255 # width, in the midtones, below which frames are said to agree
 def disagreement(
     low:Tensor,  # (B,3,H,W), as from `majority_interval`
     high:Tensor, # likewise
+    steady:Tensor|bool=False, # (B,1,1,1) bool: black and white are values like any other
 )->Tensor: # (B,1,H,W): width by what counts as agreement, worst channel; NaN: nothing can be said
     "How far apart the majority of the frames lies, all channels together."
     wide = (high - low)/(AGREEMENT*(.2 + 1.6*low))
-    return torch.where((low > .01) & (high < .98), wide, torch.nan).amax(1, keepdim=True)
+    says = (low > .01) & (high < .98) | steady
+    return torch.where(says, wide, torch.nan).amax(1, keepdim=True)
 
 def steady_share(
     frames:Tensor, # (B,3,T,h,w) in [0,1]: small ones will do
+    steady:Tensor|bool=False, # as for `disagreement`
 )->Tensor: # (B,1,h,w) in [0,1]
     "The share of a neighbourhood, an eighth of the image wide, in which most frames agree."
-    apart = disagreement(*majority_interval(frames))
+    apart = disagreement(*majority_interval(frames), steady)
     told, agree = ~apart.isnan(), (apart < 1).to(frames)
     window = max(frames.shape[-2:])//8//2*2 + 1
     def near(x): return F.avg_pool2d(x, window, 1, window//2, count_include_pad=False)
@@ -258,19 +261,16 @@ class Majority:
 
 def find_majority(
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
-    occlusion_mask:Tensor, # (B,1,T,H,W) in [0,1]
     seen:Tensor|None=None, # as for `majority_interval`
-)->Majority: # says nothing where masks hide most of it, and the other frames less
-    "The majority of the frames, all masks heard together."
+    steady:Tensor|bool=False, # as for `disagreement`
+)->Majority:
+    "What most of the frames show, whatever their masks say."
     low, high = majority_interval(frames, seen)
     slack = high - low + 1/255
     inside = (frames >= (low - slack).unsqueeze(2)) & (frames <= (high + slack).unsqueeze(2))
-    members, others = inside.all(1, keepdim=True), ~inside.all(1, keepdim=True)
-    if seen is not None: members, others = members & seen, others & seen
-    def hidden(which): return (occlusion_mask*which).sum(2)/which.sum(2).clamp(min=1)
-    thing = (hidden(members) >= .5) & (hidden(others) < hidden(members))
-    apart = disagreement(low, high).masked_fill(thing, torch.nan)
-    return Majority(low, high, apart, members)
+    members = inside.all(1, keepdim=True)
+    return Majority(low, high, disagreement(low, high, steady),
+                    members if seen is None else members & seen)
 
 # %% ../nbs/01_composition.ipynb #cell-033b
 def within_majority(

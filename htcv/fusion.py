@@ -312,12 +312,13 @@ def estimate_lowres(self:Fusion,
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
     mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
     steady = steadiness(small, gains, mask)
+    share = steady_share(small, steady.view(-1, 1, 1, 1) == 1)
     if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = None
     else:
         even, skew = equalised_doubt(small, gains, mask), hard_skew(small, gains, mask)
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
-                          steady_share(small), doubt,
+                          share, doubt,
                           None if like is None else frame_level(maps, like), gains, steady, skew)
 
 # %% ../nbs/41_fusion.ipynb #cell-033
@@ -399,7 +400,8 @@ def apply_fullres(self:Fusion,
     known = lowres.blended if whole else None
     maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
-    maps, hidden, majority = self.heard_masks(maps, frames, fit(lowres.steady_share), seen)
+    maps, hidden, majority = self.heard_masks(maps, frames, fit(lowres.steady_share), seen,
+                                              lowres.steadiness)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
                                    threshold or self.mask_threshold)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
@@ -421,10 +423,12 @@ def heard_masks(self:Fusion,
     frames:Tensor,    # (B,3,T,H,W)
     steady:Tensor,    # (B,1,H,W), as from `steady_share`
     seen:Tensor|None, # as for `apply_fullres`
+    steadiness:Tensor|None, # (B,), of the light
 )->tuple: # maps, what they hide (B,1,T,H,W) in [0,1], and the `Majority`
     "The masks that the majority of the frames leaves; while training, all of them."
     def hidden(mask): return mask.sigmoid() if seen is None else mask.sigmoid().where(seen, 1)
-    majority = find_majority(frames, hidden(maps.mask), seen)
+    still = False if steadiness is None else steadiness.view(-1, 1, 1, 1) == 1
+    majority = find_majority(frames, seen, still)
     if not self.training:
         maps = replace(maps, mask=maps.mask - REFUTED*refuted_masks(majority, steady))
     return maps, hidden(maps.mask), majority
