@@ -112,6 +112,12 @@ def _foreign(folder:Path, ours:str|Callable)->None:
                                     'move it away first')
 
 # %% ../nbs/00_files.ipynb #cell-017
+def _check_place(folder:Path)->None:
+    "Refuses a folder where a file is, or that would lie in a file."
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f'{printable(there)} is a file: choose another folder')
+
 class Busy(FileExistsError):
     "Somebody else is making it."
 
@@ -124,6 +130,7 @@ def atomic_folder(
 )->Iterator[Path]: # a temporary folder to write into
     "Write into a hidden folder that takes its name at the end, or leaves no trace."
     folder = Path(os.path.realpath(folder))
+    _check_place(folder)
     taken = FileExistsError(f'{folder} exists: pass overwrite=True to replace it')
     if folder.exists() and not overwrite:
         _clear(folder)
@@ -164,8 +171,10 @@ def check_space(
     "Refuses what the disk cannot hold, before the work begins."
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
+        place = next((path.parent for path in (folder, *Path(folder).parents)
+                      if re.fullmatch(r'\..+\.new-[0-9a-f]{8}', Path(path).name)), folder)
         raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e6:,.1f} MB are '
-                      f'needed in {printable(Path(folder).parent)}, {free/1e6:,.1f} MB are free')
+                      f'needed in {printable(place)}, {free/1e6:,.1f} MB are free')
 
 def reserve(
     path:str|Path, # made, or lengthened

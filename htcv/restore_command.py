@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'OPTIONS', 'Outcome', 'restore_one', 'restore_each', 'htcv_restore']
 
 # %% ../nbs/62_restore_command.ipynb #cell-002
-import argparse, errno, glob, os, re, signal, sys, time, warnings
+import argparse, errno, glob, json, os, re, signal, sys, time, warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -47,7 +47,8 @@ def restore_one(
     "One of many, which never stops the others."
     began = time.monotonic()
     def told(status, note=''): return Outcome(folder.name, status, time.monotonic() - began, note)
-    if (out/'layers.json').exists() and not force: return told('done before')
+    if (out/'layers.json').exists() and not force:
+        return told('done before', _changed_since(folder, out/'layers.json', options))
     if options.get('device', '') is None: options['device'] = _best_device()
     try:
         with warnings.catch_warnings():
@@ -62,6 +63,19 @@ def restore_one(
     return told('restored', '; '.join(_mentioned(record)))
 
 # %% ../nbs/62_restore_command.ipynb #cell-009
+def _changed_since(folder:Path, record:Path, options:dict)->str:
+    "What a result that is there was made without; nothing if it would come out the same."
+    from htcv.photograph_files import find_photographs
+    try: made, paths = json.loads(record.read_text()), find_photographs(folder)[0]
+    except (ValueError, OSError): return ''
+    known = {*made['order'], *made['left_out'], *(m['name'] for m in made['alignment'])}
+    now = {path.name for path in paths}
+    parts = [f'{name} {what}' for names, what in ((now - known, 'is new'), (known - now, 'is gone'))
+             for name in sorted(names, key=natural)]
+    parts += [f'{name} was {made["settings"][name]}' for name in ('fill', 'threshold')
+              if name in options and options[name] != made['settings'].get(name, options[name])]
+    return f'{"; ".join(at_most(parts, 3))}: --force makes it again' if parts else ''
+
 def _mentioned(record:dict)->list:
     "What is to be said about one of many that went well."
     dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status']
@@ -119,7 +133,9 @@ def restore_each(
     from htcv.sequences import sequence_ids
     if jobs < 1: raise ValueError(f'jobs are at least 1; got {jobs}')
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
-    names, out = sequence_ids(root), Path(out)
+    out = Path(out)
+    names = [name for name in sequence_ids(root) if not os.path.exists(out)
+             or not os.path.samefile(Path(root)/name, out)] # OUT may lie in it
     if not names: raise FileNotFoundError(f'{printable(root)} holds no folders of photographs')
     if options.get('weights') and not scheduler: # that of other machines
         check_weights(options['weights'], options.get('device') or 'cpu')
@@ -248,6 +264,9 @@ def _given(words:list)->list:
             raise FileNotFoundError(f'{printable(word)} ' + (
                 'fits no file' if glob.has_magic(word) else 'does not exist'))
         found += files or [word]
+    twice = [word for i, word in enumerate(found)
+             if any(os.path.samefile(word, other) for other in found[:i])]
+    if twice: raise ValueError(f'{printable(twice[0])} is given twice')
     return found
 
 # %% ../nbs/62_restore_command.ipynb #cell-027
@@ -266,6 +285,9 @@ def _summary(record:dict)->list:
         lines.append('one photograph cannot be restored: there is nothing to compare it '
                                                'with; take more, with the lamp and what hides it '
                                                'elsewhere')
+    if len(record['order']) == 2:
+        lines.append('two photographs cannot tell what is in the way from the picture; a third '
+                     'decides')
     if record['hidden']:
         lines += ['what no photograph shows (#):', *('  ' + row for row in record['unseen_map'])]
     return lines + [f"one more photograph with {need['one_more_with']} would help: "
@@ -350,6 +372,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
         raise ValueError('--corners are those of one picture: with --each take --rectify, which '
                          'finds them in each folder')
     if options.jobs < 1: raise ValueError(f'jobs are at least 1; got {options.jobs}')
+    if options.jobs > 1 and not options.each: raise ValueError('--jobs is for --each')
     if options.scheduler and (not options.each or options.jobs > 1):
         raise ValueError('--scheduler is for --each, and takes the place of --jobs')
     if options.each and (options.jobs > 1 or options.scheduler): need_cluster()
