@@ -160,6 +160,29 @@ def test_any_number_of_frames(arrays, n):
     assert made.shadow.shape == (1, 3, n, *SIZE) and made.names[-1] == str(n)
 
 
+def test_what_most_frames_show_is_the_source_whatever_the_masks_say():
+    "A card on white paper, in three of seven frames; the four others are equal."
+    paper = np.ones((90, 120, 3), np.float32)
+    card = paper.copy()
+    card[30:60, 30:90] = .1, .7, .85
+    for order in ([card]*3 + [paper]*4, [paper, card]*3 + [paper]):
+        restored = restore(np.stack(order))
+        assert float((restored.source - 1).abs().max()) < 1/255
+
+
+@pytest.mark.parametrize('noise', [0, .004, .02])
+def test_one_flash_among_frames_that_are_alike_is_an_accident(noise):
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.uniform(.15, .6, (6, 8, 3)), np.ones((30, 30, 1)))
+    y, x = np.mgrid[:180, :240]
+    flash = picture*(1 + .6*np.exp(-((x - 120)**2 + (y - 90)**2)/2/50**2))[..., None]
+    frames = np.stack([picture]*5 + [flash.clip(0, 1)]) + rng.normal(0, noise, (6, *picture.shape))
+    frames = (frames.clip(0, 1)*255).round()/255
+    off = lambda source: np.square(source - picture).mean()**.5
+    restored = restore(frames.astype(np.float32)).source[0].permute(1, 2, 0).numpy()
+    assert off(restored) < 1.1*off(np.median(frames, 0)) + 1e-3
+
+
 @pytest.mark.parametrize('threshold', [None, .2])
 @pytest.mark.parametrize('T', [1, 2, 3, 7])
 def test_the_source_is_no_darker_and_no_brighter_than_what_unmasked_frames_show(arrays, T, threshold):
