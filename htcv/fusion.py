@@ -400,8 +400,7 @@ def apply_fullres(self:Fusion,
     known = lowres.blended if whole else None
     maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
-    maps, hidden, majority = self.heard_masks(maps, frames, fit(lowres.steady_share), seen,
-                                              lowres.steadiness)
+    maps, hidden, majority = self.heard_masks(maps, frames, lowres, fit, seen)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
                                    threshold or self.mask_threshold)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
@@ -421,16 +420,17 @@ REFUTED = 12 # taken from the logit of a mask that the majority refutes
 def heard_masks(self:Fusion,
     maps:FrameMaps,   # (B,C,T,H,W)
     frames:Tensor,    # (B,3,T,H,W)
-    steady:Tensor,    # (B,1,H,W), as from `steady_share`
+    lowres:LowResEstimate,
+    fit,              # enlarges a map of it to the frames
     seen:Tensor|None, # as for `apply_fullres`
-    steadiness:Tensor|None, # (B,), of the light
 )->tuple: # maps, what they hide (B,1,T,H,W) in [0,1], and the `Majority`
     "The masks that the majority of the frames leaves; while training, all of them."
     def hidden(mask): return mask.sigmoid() if seen is None else mask.sigmoid().where(seen, 1)
-    still = False if steadiness is None else steadiness.view(-1, 1, 1, 1) == 1
+    still = lowres.steadiness is not None and lowres.steadiness.view(-1, 1, 1, 1) == 1
     majority = find_majority(frames, seen, still)
     if not self.training:
-        maps = replace(maps, mask=maps.mask - REFUTED*refuted_masks(majority, steady))
+        refuted = refuted_masks(majority, fit(lowres.steady_share))
+        maps = replace(maps, mask=maps.mask - REFUTED*refuted)
     return maps, hidden(maps.mask), majority
 
 # %% ../nbs/41_fusion.ipynb #cell-040

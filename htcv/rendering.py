@@ -269,6 +269,7 @@ def _render_config(sequences:int, sources, flags:dict, **config)->dict:
     if min(sequences, *numbers) < 1 or min(shape) < 16:
         raise ValueError('need at least one sequence, frame and sample, and 16×16 pixels; got '
                          f'{sequences}, {", ".join(map(str, numbers))}, {tuple(shape)}')
+    find_blender()
     pictures = None if sources is None else Path(sources).name
     return config | dict(pictures=pictures) | {name: True for name, on in flags.items() if on}
 
@@ -317,7 +318,6 @@ def render_sequences(
         sequences, sources, dict(light_groups=light_groups, variety=variety, shared=shared),
         frames=frames, size=list(shape), seed=seed, curve=curve, samples=samples,
         translucent=translucent, crop=crop, layer_bits=layer_bits)
-    find_blender()
     same_run(out, config)
     todo = _unrendered(out, sequences, light_groups)
     pictures = _sources(sources, sequences, shape, seed, crop)

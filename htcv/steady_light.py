@@ -98,6 +98,7 @@ def steadiness(
     steady = little.maximum(below(uneven, UNEVENNESS_LIMITS)).maximum(below(ratio, RATIO_LIMITS))
     return steady.maximum(1 - below(agreed_share(frames), AGREED_LIMITS))
 
+# %% ../nbs/40_steady_light.ipynb #agreed-share
 def agreed_share(
     frames:Tensor, # (B,3,T,h,w) in [0,1]
 )->Tensor: # (B,) in [0,1]: of the image, without what is black or burnt out
