@@ -171,8 +171,9 @@ def check_space(
     "Refuses what the disk cannot hold, before the work begins."
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        place = next((path.parent for path in (folder, *Path(folder).parents)
-                      if re.fullmatch(r'\..+\.new-[0-9a-f]{8}', Path(path).name)), folder)
+        folder = Path(folder)
+        place = next((path.parent for path in (folder, *folder.parents)
+                      if re.fullmatch(r'\..+\.new-[0-9a-f]{8}', path.name)), folder)
         raise OSError(errno.ENOSPC, f'No space left on device: about {n_bytes/1e6:,.1f} MB are '
                       f'needed in {printable(place)}, {free/1e6:,.1f} MB are free')
 

@@ -119,6 +119,12 @@ def _elsewhere(options:dict)->dict:
     if not weights or not os.path.exists(weights): return options
     return options | dict(weights=os.path.abspath(weights))
 
+# %% ../nbs/62_restore_command.ipynb #leads-to
+def _leads_to(folder:Path, out:Path)->bool:
+    "Is it OUT, or a folder with nothing else in it on the way there?"
+    folder, out = (Path(os.path.realpath(path)) for path in (folder, out))
+    return folder == out or folder in out.parents and all(p.is_dir() for p in folder.iterdir())
+
 # %% ../nbs/62_restore_command.ipynb #cell-012
 def restore_each(
     root:str|Path,    # folders of photographs
@@ -134,8 +140,7 @@ def restore_each(
     if jobs < 1: raise ValueError(f'jobs are at least 1; got {jobs}')
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
     out = Path(out)
-    names = [name for name in sequence_ids(root) if not os.path.exists(out)
-             or not os.path.samefile(Path(root)/name, out)] # OUT may lie in it
+    names = [name for name in sequence_ids(root) if not _leads_to(Path(root)/name, out)]
     if not names: raise FileNotFoundError(f'{printable(root)} holds no folders of photographs')
     if options.get('weights') and not scheduler: # that of other machines
         check_weights(options['weights'], options.get('device') or 'cpu')
@@ -264,8 +269,8 @@ def _given(words:list)->list:
             raise FileNotFoundError(f'{printable(word)} ' + (
                 'fits no file' if glob.has_magic(word) else 'does not exist'))
         found += files or [word]
-    twice = [word for i, word in enumerate(found)
-             if any(os.path.samefile(word, other) for other in found[:i])]
+    real = [os.path.realpath(word) for word in found]
+    twice = [word for word, place in zip(found, real) if real.count(place) > 1]
     if twice: raise ValueError(f'{printable(twice[0])} is given twice')
     return found
 

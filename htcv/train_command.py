@@ -220,7 +220,7 @@ def _check_stages(parser, given, arguments):
         parser.error(f'{given.preset} learns from exact layers, which a folder of frames does not '
                      'hold: htcv_train --prepare makes them; on DATA use --preset report or '
                      'compact')
-    wrong = [name for name in OF_FUSION if getattr(given, name)]
+    wrong = [name for name in OF_FUSION if getattr(given, name) != parser.get_default(name)]
     if wrong:
         parser.error(f'--{_option(wrong[0])} does not go with DATA: a stage goes on '
                      f'by itself, its weights are in --out')
