@@ -26,7 +26,7 @@ from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import equalised_doubt, equalised_source, hard_skew, steadiness
+from .steady_light import equalised_doubt, equalised_source, hard_skew, steadiness, without_gains
 from .steady_light import steady_lighting, steady_stops
 from .tone import srgb_to_linear
 
@@ -312,7 +312,8 @@ def estimate_lowres(self:Fusion,
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
     mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
     steady = steadiness(small, gains, mask)
-    share = steady_share(small, steady.view(-1, 1, 1, 1) == 1)
+    still = steady.view(-1, 1, 1, 1) == 1
+    share = steady_share(torch.where(still.unsqueeze(2), without_gains(small, gains), small), still)
     if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = None
     else:
         even, skew = equalised_doubt(small, gains, mask), hard_skew(small, gains, mask)
@@ -424,10 +425,14 @@ def heard_masks(self:Fusion,
     fit,              # enlarges a map of it to the frames
     seen:Tensor|None, # as for `apply_fullres`
 )->tuple: # maps, what they hide (B,1,T,H,W) in [0,1], and the `Majority`
-    "The masks that the majority of the frames leaves; while training, all of them."
+    """The masks that the majority of the frames leaves; while training, all of them.
+
+    Where the light is steady but for its gain, the frames agree without their gains."""
     def hidden(mask): return mask.sigmoid() if seen is None else mask.sigmoid().where(seen, 1)
     still = lowres.steadiness is not None and lowres.steadiness.view(-1, 1, 1, 1) == 1
-    majority = find_majority(frames, seen, still)
+    even = frames if lowres.gains is None else torch.where(
+        still.unsqueeze(2), without_gains(frames, fit(lowres.gains)), frames)
+    majority = find_majority(even, seen, still)
     if not self.training:
         refuted = refuted_masks(majority, fit(lowres.steady_share))
         maps = replace(maps, mask=maps.mask - REFUTED*refuted)
