@@ -60,12 +60,12 @@ def film_strip(
 # %% ../nbs/61_app_pictures.ipynb #cell-007
 def outlined(
     picture:Tensor,  # (3,h,w)
-    corners,         # (4,2), pixels of a photograph of another size
+    corners,         # (4,2), of a photograph of another size: pixels from its upper left corner
     size:tuple,      # (H,W) of that
 )->Tensor: # (3,h,w)
     "A quadrilateral drawn over a reduced photograph."
     h, w = picture.shape[-2:]
-    points = (np.array(corners) + .5)*(w/size[1], h/size[0]) - .5
+    points = np.array(corners)*(w/size[1], h/size[0]) - .5
     canvas = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
     cv2.polylines(canvas, [np.round(16*points).astype(np.int32)], True, RED, 2, cv2.LINE_AA, 4)
     return torch.from_numpy(canvas).permute(2, 0, 1)

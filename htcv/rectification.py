@@ -77,7 +77,7 @@ def aspect_ratio(
 @dataclass
 class Rectification:
     "How a photograph becomes the picture alone."
-    corners:np.ndarray    # (4,2), clockwise from upper left, pixels of the reference
+    corners:np.ndarray    # (4,2), clockwise from upper left, in the reference
     homography:np.ndarray # (3,3): from the reference's pixels to the picture's
     size:tuple            # (H,W) of the picture
     aspect:float          # width/height of it
@@ -87,14 +87,14 @@ class Rectification:
 
 # %% ../nbs/59_rectification.ipynb #cell-012
 def rectification(
-    corners,               # four points x, y in any order, pixels of the photograph
+    corners,               # four points x, y in any order; 0, 0 is the middle of the first pixel
     size:tuple,            # (H,W) of the photograph
     corners_from:str='given',
     note:str='',
 )->Rectification:
     "The upright rectangle that shows what lies within four corners; refuses impossible ones."
     corners = ordered_corners(corners)
-    (H, W), given = size, corners.round(1).tolist()
+    (H, W), given = size, (corners + .5).round(1).tolist()
     if (corners < -.5*np.array([W, H])).any() or (corners > 1.5*np.array([W, H])).any():
         raise ValueError(f'corners lie far outside the photograph of {W}×{H} pixels: {given}; '
                          'give pixels of the reference photograph as it is displayed')
@@ -129,7 +129,7 @@ def rectify(
         if floats: kept[t] = pixels.clip(0, 1)
         stack.add(pixels if not floats else np.zeros_like(pixels, np.uint8), seen); on_progress()
     notes = photographs.notes + ((found.note,) if found.note else ())
-    facts = dict(corners=found.corners.tolist(), homography=found.homography.tolist(),
+    facts = dict(corners=(found.corners + .5).tolist(), homography=found.homography.tolist(),
                  aspect=found.aspect, aspect_from=found.aspect_from,
                  corners_from=found.corners_from, photograph=_reference_name(photographs))
     return replace(photographs, pixels=kept if floats else stack.pixels, notes=notes,
@@ -168,18 +168,21 @@ def median_image(
 # %% ../nbs/59_rectification.ipynb #cell-019
 def rectify_photographs(
     photographs:Photographs,
-    corners=None,          # four points of the reference, in any order; None: they are found
+    # four points of the reference, in any order, pixels from its upper left corner, so that a whole
+    # photograph has 0, 0 and W, H; None: they are found
+    corners=None,
     folder:Path|None=None, # where the pixels go; None: memory
     on_progress:Callable=lambda: None, # called after each frame
 )->Photographs:
     "The picture alone, upright, at its true aspect ratio; refuses where corners are in doubt."
     if corners is not None:
-        return rectify(photographs, rectification(corners, photographs.size), folder, on_progress)
+        given = rectification(ordered_corners(corners) - .5, photographs.size)
+        return rectify(photographs, given, folder, on_progress)
     image, scale = median_image(photographs)
     found = find_corners(image)
     def full(points): return (points + .5)/scale - .5
     if found.doubt:
-        seen = [','.join(f'{x:.0f}' for x in full(one).ravel()) for one in found.rivals]
+        seen = [','.join(f'{x:.0f}' for x in full(one).ravel() + .5) for one in found.rivals]
         told = f' (as good: {" or ".join(seen)})' if seen else ''
         raise ValueError(f"the picture's corners were not found: {found.doubt}{told}; give them "
                          'with corners=x1,y1,x2,y2,x3,y3,x4,y4 (pixels of '

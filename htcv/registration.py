@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'MIN_PAIRS', 'REGION_NAMES', 'feature_image', 'features', 'ratio_test_pairs', 'FrameAlignment', 'fit_features',
            'feature_pairs', 'fit_pairs', 'map_points', 'plausible', 'refine_ecc', 'area_correlation', 'area_shift',
            'dominant_homography', 'choose_reference', 'register_photographs', 'refine_patches', 'patch_centres',
-           'patch_shift', 'patch_pairs', 'region_residuals', 'parallax', 'warp_photograph']
+           'patch_shift', 'patch_pairs', 'region_residuals', 'parallax', 'whole_shift', 'warp_photograph']
 
 # %% ../nbs/57_registration.ipynb #cell-002
 from dataclasses import dataclass
@@ -335,16 +335,33 @@ def parallax(
     return (worst, rest, where) if worst > 1 and worst > 3*rest else None
 
 # %% ../nbs/57_registration.ipynb #cell-023
+def whole_shift(
+    homography:np.ndarray, # (3,3)
+    size:tuple,            # (H,W) of the photograph
+)->np.ndarray|None: # (2,), x before y; None: something else
+    "By how many whole pixels a homography moves a photograph, where it does nothing else."
+    (H, W), step = size, .01
+    corners = np.array([(0, 0), (W - 1, 0), (W - 1, H - 1), (0, H - 1)], np.float64)
+    moved = map_points(corners, homography) - corners
+    shift = np.round(moved[0])
+    return shift if (np.abs(moved - shift) < step).all() else None
+
 def warp_photograph(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool
     homography:np.ndarray,     # (3,3), to the pixels of the result
     size:tuple,                # (H,W) of the result
 )->tuple[np.ndarray, np.ndarray]: # pixels (H,W,3), and (H,W) bool: what the photograph shows
-    "A photograph on the reference; one pixel of its border is given up."
+    "A photograph on the reference; where it is resampled, one pixel of its border is given up."
     shape, shrink = size[::-1], 1/np.sqrt(max(np.linalg.det(homography[:2, :2]), 1e-6))
     if shrink > 1.5: pixels = cv2.GaussianBlur(pixels, (0, 0), .35*shrink)
     there = np.ones(pixels.shape[:2], np.uint8) if seen is None else seen.astype(np.uint8)
+    shift = whole_shift(homography, pixels.shape[:2])
+    if shift is not None:
+        onto = np.hstack([np.eye(2), shift[:, None]])
+        return (cv2.warpAffine(pixels, onto, shape, flags=cv2.INTER_NEAREST,
+                               borderMode=cv2.BORDER_REPLICATE),
+                cv2.warpAffine(there, onto, shape, flags=cv2.INTER_NEAREST) == 1)
     there = cv2.copyMakeBorder(cv2.erode(there, np.ones((3, 3), np.uint8))[1:-1, 1:-1], 1, 1, 1, 1,
                                cv2.BORDER_CONSTANT, value=0)
     onto = cv2.warpPerspective(pixels, homography, shape, flags=cv2.INTER_CUBIC,

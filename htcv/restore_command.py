@@ -243,8 +243,9 @@ OPTIONS |= {
                       help='the picture alone, upright, at its true aspect ratio: its corners are '
                            'found in the photographs, or it is refused'),
     '--corners': dict(type=_corners, metavar='X1,Y1,…,X4,Y4',
-                      help='rectify with these corners, pixels of the reference photograph as it '
-                           'is displayed, in any order')}
+                      help='rectify with these corners, in any order: pixels of the reference '
+                           'photograph as it is displayed, from its upper left corner, so that '
+                           'a whole one has 0,0,W,0,W,H,0,H')}
 
 # %% ../nbs/62_restore_command.ipynb #cell-025
 def _parser()->argparse.ArgumentParser:
@@ -325,12 +326,22 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
 def _run_each(options, rest:dict, done:dict)->int: # exit status
     "Many folders; the broken ones are named."
     began = time.monotonic()
-    results = restore_each(_given(options.frames)[0], options.out, options.jobs, progress=True,
+    root = Path(_given(options.frames)[0])
+    results = restore_each(root, options.out, options.jobs, progress=True,
                            force=options.force, scheduler=options.scheduler, results=done, **rest)
     say(*_outcome_table(results))
+    say(*at_most([f'left out: {printable(name)} (it is empty)'
+                  for name in _empty_folders(root, Path(options.out))]))
     print_result(_counted(results))
     say(f'it took {duration(time.monotonic() - began)}')
     return 1 if any(outcome.status == 'broken' for outcome in results) else 0
+
+def _empty_folders(root:Path, out:Path)->list: # names
+    "Folders of an album that hold nothing; hidden ones and the results are not meant."
+    from htcv.sequences import holds_nothing
+    return sorted((path.name for path in root.iterdir()
+                   if path.is_dir() and path.name[0] != '.' and path.name != '__MACOSX'
+                   and not _leads_to(path, out) and holds_nothing(path)), key=natural)
 
 _STATUSES = ('restored', 'done before', 'claimed', 'broken')
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAYER_FILES', 'OURS', 'PARTS', 'SequenceFiles', 'sequence_files', 'Sequence', 'read_sequence', 'read_layers',
            'write_sequence', 'write_targets', 'read_targets', 'make_splits', 'write_splits', 'read_split',
-           'choose_frames', 'sequence_ids', 'Problem', 'check_sequence', 'check_sequences']
+           'choose_frames', 'sequence_ids', 'holds_nothing', 'Problem', 'check_sequence', 'check_sequences']
 
 # %% ../nbs/02_sequences.ipynb #cell-002
 import csv, hashlib, math, re
@@ -275,10 +275,12 @@ def sequence_ids(
     if isinstance(split, (str, Path)): return read_split(split)
     if split is not None: return [str(i) for i in split]
     folders = (p for p in Path(root).iterdir() if p.is_dir() and p.name[0] != '.')
-    return sorted((p.name for p in folders if p.name != '__MACOSX' and not _is_empty(p)),
+    return sorted((p.name for p in folders if p.name != '__MACOSX' and not holds_nothing(p)),
                   key=natural)
 
-def _is_empty(folder:Path)->bool:
+def holds_nothing(
+    folder:Path, # of a sequence
+)->bool:
     "Is there nothing in it but what systems leave behind?"
     return all(path.name[0] == '.' or path.name in ('Thumbs.db', 'desktop.ini')
                for path in folder.iterdir())

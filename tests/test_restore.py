@@ -183,6 +183,21 @@ def test_one_flash_among_frames_that_are_alike_is_an_accident(noise):
     assert off(restored) < 1.1*off(np.median(frames, 0)) + 1e-3
 
 
+@pytest.mark.parametrize('seed', range(2))
+def test_frames_agree_though_the_exposure_drifts(seed):
+    "A card lies over the picture in three of seven frames, and the exposure is another in each."
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.uniform(.15, .6, (6, 8, 3)), np.ones((30, 30, 1)))
+    frames, colour, covered = [], rng.uniform(0, 1, 3), rng.permutation(7)[:3]
+    for t in range(7):
+        frame = picture*2**rng.normal(0, .3)
+        if t in covered: frame[60:130, 80:170] = colour
+        frames.append((frame.clip(0, 1)*255).round()/255)
+    source = restore(np.stack(frames).astype(np.float32)).source[0].permute(1, 2, 0).numpy()
+    gain = (source*picture).sum((0, 1))/np.square(source).sum((0, 1))
+    assert np.square(source*gain - picture).mean()**.5 < 1/255
+
+
 @pytest.mark.parametrize('threshold', [None, .2])
 @pytest.mark.parametrize('T', [1, 2, 3, 7])
 def test_the_source_is_no_darker_and_no_brighter_than_what_unmasked_frames_show(arrays, T, threshold):
@@ -269,7 +284,7 @@ def on_a_wall(large):
     H, W = large.shape[1:3]
     box = np.float32([(-.5, -.5), (W - .5, -.5), (W - .5, H - .5), (-.5, H - .5)])
     corners = np.float32([(150, 100), (445, 120), (430, 395), (140, 380)])
-    onto = cv2.getPerspectiveTransform(box, corners)
+    onto = cv2.getPerspectiveTransform(box, corners - .5)    # the middle of the first pixel is .5, .5
     wall = np.full((480, 600, 3), (150, 140, 160), np.uint8)
     inside = cv2.warpPerspective(np.full((H, W), 255, np.uint8), onto, (600, 480))[..., None]/255
     warped = (cv2.warpPerspective(one, onto, (600, 480), flags=cv2.INTER_CUBIC) for one in large)
@@ -486,8 +501,10 @@ def album(arrays, tmp_path, monkeypatch):
 
 def test_each_folder_once(album, capsys):
     Path('album/2/0.png').write_text('no picture')
+    for name in ('bare', '.hidden', '__MACOSX'): Path('album', name).mkdir()
     assert command('album', '--each', '--out', 'out', '--no-layers') == 1
     said = capsys.readouterr()
+    assert re.findall(r'left out: (.*)', said.err) == ['bare (it is empty)']
     assert said.out == '2 restored, 1 broken\n' and re.search('2 +broken +[0-9.]+ +album/2/0.png is damaged', said.err)
     assert sorted(os.listdir('out')) == ['1', '10']
     before = Path('out/1/source.png').stat().st_mtime_ns
