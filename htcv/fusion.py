@@ -26,8 +26,8 @@ from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import equalised_doubt, equalised_source, hard_skew, steadiness, without_gains
-from .steady_light import steady_lighting, steady_stops
+from .steady_light import drifting, equalised_doubt, equalised_source, evened, hard_skew
+from .steady_light import steadiness, steady_lighting, steady_stops
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -291,6 +291,7 @@ class LowResEstimate:
     gains:Tensor|None=None
     steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
     skew:Tensor|None=None       # (B,) in [-1,1]: are hard differences from it lamps, or shadows?
+    drifts:Tensor|bool=False    # (B,) bool: steady light, another exposure in each frame
 
 # %% ../nbs/41_fusion.ipynb #cell-030
 @patch
@@ -312,15 +313,15 @@ def estimate_lowres(self:Fusion,
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
     mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
     steady = steadiness(small, gains, mask)
-    still = steady.view(-1, 1, 1, 1) == 1
-    share = steady_share(torch.where(still.unsqueeze(2), without_gains(small, gains), small), still)
+    drifts = drifting(small, gains, steady)
+    share = steady_share(evened(small, gains, drifts), steady.view(-1, 1, 1, 1) == 1)
     if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = None
     else:
         even, skew = equalised_doubt(small, gains, mask), hard_skew(small, gains, mask)
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
-                          share, doubt,
-                          None if like is None else frame_level(maps, like), gains, steady, skew)
+                          share, doubt, None if like is None else frame_level(maps, like),
+                          gains, steady, skew, drifts)
 
 # %% ../nbs/41_fusion.ipynb #cell-033
 @patch
@@ -430,9 +431,8 @@ def heard_masks(self:Fusion,
     Where the light is steady but for its gain, the frames agree without their gains."""
     def hidden(mask): return mask.sigmoid() if seen is None else mask.sigmoid().where(seen, 1)
     still = lowres.steadiness is not None and lowres.steadiness.view(-1, 1, 1, 1) == 1
-    even = frames if lowres.gains is None else torch.where(
-        still.unsqueeze(2), without_gains(frames, fit(lowres.gains)), frames)
-    majority = find_majority(even, seen, still)
+    gains = None if lowres.gains is None else fit(lowres.gains)
+    majority = find_majority(evened(frames, gains, lowres.drifts), seen, still)
     if not self.training:
         refuted = refuted_masks(majority, fit(lowres.steady_share))
         maps = replace(maps, mask=maps.mask - REFUTED*refuted)

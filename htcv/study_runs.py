@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD_OUT', 'WATCHED', 'SHOWN', 'ROWS_BELOW', 'ARM_STEPS', 'ARM_SIZE', 'wanted_runs', 'missing_runs', 'study_place',
            'prepare_study', 'make_run', 'most_hidden', 'strip', 'shown_runs', 'show_run', 'show_all', 'naive_arms',
-           'make_arm', 'make_naive', 'make_studies']
+           'make_arm', 'make_naive', 'stage_arms', 'make_stages', 'make_studies']
 
 # %% ../nbs/52_study_runs.ipynb #cell-002
 import argparse, os, sys, time
@@ -24,7 +24,8 @@ from .composition import Layers, to_light_first
 from .console import CommandParser
 from .evaluation import mask_counts, per_sequence, score_decomposition
 from .images import write_image
-from .joint_training import layer_energies, naive_stage, report_stages, stages_before
+from .joint_training import joint_stage, layer_energies, naive_stage, report_stages
+from .joint_training import stages_before
 from .occlusion_ablation import MaskRun, answers_of, checked_runs, has_bfloat16, score_run
 from .occlusion_ablation import study_data, study_folder, study_runs, train_mask, warm_start
 from .occlusion_ablation import watcher
@@ -213,9 +214,10 @@ def make_arm(
     size:int=ARM_SIZE,    # pixels on a side
     unseen:int=HELD_OUT,  # sequences that are scored
     folder:Path|None=None, # of the weights; default: below `runs/naive_study`
+    epoch:int=100,         # steps between two validations
 )->tuple: # scores, settings, layers of the unseen sequences, their frames
     "Trains one arm and scores it."
-    settings = Settings(size=size, seed=seed, epoch=100, overrides=overrides)
+    settings = Settings(size=size, seed=seed, epoch=epoch, overrides=overrides)
     model = train(stage, settings, folder=folder, progress=False)
     held_out = SyntheticPool(unseen, settings.n_frames, size, seed=('held out', seed),
                              augment=False).tensors
@@ -255,6 +257,29 @@ def make_naive(
                 save_file(shown, place/f'{name}.safetensors')
             save_results(f'naive_study/{name}-seed-{seed}', metrics, config, seed)
 
+# %% ../nbs/52_study_runs.ipynb #make-stages
+def stage_arms()->dict: # name -> the last stage of each
+    "The staged run, and what the joint loss makes of it, in both forms."
+    return {'staged': report_stages()['rgb'], 'joint': report_stages()['joint'],
+            'joint-as-reported': joint_stage(as_reported=True)}
+
+def make_stages(
+    seeds=(0, 1, 2), # of weights and data
+    size:int=64,     # pixels on a side
+    threads:int=1,   # of the processor
+):
+    "The stages of the report from other seeds, one JSON an arm; what the arms share is trained once."
+    torch.set_num_threads(threads)
+    place = project_root()/'results'/'stage_study'
+    place.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for name, stage in stage_arms().items():
+            print(name, seed, flush=True)
+            if (place/f'{size}-{name}-seed-{seed}.json').exists(): continue
+            folder = project_root()/'runs'/'stage_study'/f'{size}-{seed}'
+            metrics, config, _, _ = make_arm(stage, (), seed, size, folder=folder, epoch=20)
+            save_results(f'stage_study/{size}-{name}-seed-{seed}', metrics, config, seed)
+
 # %% ../nbs/52_study_runs.ipynb #cell-031
 def make_studies(
     arguments:list|None=None, # default: those of the shell
@@ -272,14 +297,16 @@ def make_studies(
     what = parser.add_mutually_exclusive_group()
     for name, told in dict(check='the conclusions at 128 pixels, seed 0',
                            shown='images of some runs, for the explorers',
-                           naive='the arms of the naive loss').items():
+                           naive='the arms of the naive loss',
+                           stages='the stages of the report, from each seed').items():
         what.add_argument(f'--{name}', action='store_true', help=told)
     given = parser.parse_args(arguments)
     if min(given.jobs, given.size) < 1: parser.error('--jobs and --size are at least 1')
-    if given.only and (given.shown or given.naive or not wanted_runs(given.check, given.only)):
+    other = given.shown or given.naive or given.stages
+    if given.only and (other or not wanted_runs(given.check, given.only)):
         parser.error(f'--only {given.only}: no question of a study begins so')
     with _at_study_scale():
-        if given.shown or given.naive: _other_runs(given)
+        if other: _other_runs(given)
         else: _mask_studies(given)
     return 0
 
@@ -295,16 +322,20 @@ def _at_study_scale():
         else: os.environ['HTCV_SCALE'] = before
 
 def _other_runs(given):
-    "The images of the explorers, or the arms of the naive loss, that are missing."
-    results = project_root()/'results'
-    wanted = ([results/'mask_study'/'shown'/f'{name}.png' for name in ('below', *shown_runs())]
-              if given.shown else [results/'naive_study'/f'{name}-seed-{seed}.json'
-                                   for seed in given.seeds for name in naive_arms()])
+    "The images of the explorers, or the arms of chapter 40, that are missing."
+    results, seeds = project_root()/'results', given.seeds
+    if given.shown: wanted = [results/'mask_study'/'shown'/f'{name}.png'
+                              for name in ('below', *shown_runs())]
+    elif given.naive: wanted = [results/'naive_study'/f'{name}-seed-{seed}.json'
+                                for seed in seeds for name in naive_arms()]
+    else: wanted = [results/'stage_study'/f'{given.size}-{name}-seed-{seed}.json'
+                    for seed in seeds for name in stage_arms()]
     missing = sum(not path.exists() for path in wanted)
     print(f'{missing} of {len(wanted)} files are missing', flush=True)
     if given.dry_run or not missing: return
     if given.shown: show_all(given.jobs)
-    else: make_naive(given.seeds)
+    elif given.naive: make_naive(seeds)
+    else: make_stages(seeds, given.size)
 
 # %% ../nbs/52_study_runs.ipynb #mask-studies
 def _mask_studies(given):
