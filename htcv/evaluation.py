@@ -376,20 +376,41 @@ def _aggregate(rows:list, name:str, draws:np.ndarray)->np.ndarray: # a number fo
     mean = np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
     return np.where(known.any(-1), mean, np.nan)
 
+# %% ../nbs/07_evaluation.ipynb #drawn-again
+def _seeds(rows:list)->list: # of each row; None where it names none
+    "Which model a row is of."
+    return [row.get('seed') for row in rows]
+
+def _drawn_again(seeds:list, samples:int, seed:int)->np.ndarray: # (samples, n) places
+    "Seeds with replacement, then as many of the sequences of each."
+    groups = [[i for i, x in enumerate(seeds) if x == one] for one in dict.fromkeys(seeds)]
+    if len({len(group) for group in groups}) > 1:
+        raise ValueError('every seed must be scored on as many sequences')
+    rng, groups = np.random.default_rng(seed), np.array(groups)
+    K, n = groups.shape
+    chosen = rng.integers(K, size=(samples, K)) if K > 1 else np.zeros((samples, 1), int)
+    places = rng.integers(n, size=(samples, K, n))
+    return groups[chosen[..., None], places].reshape(samples, -1)
+
 # %% ../nbs/07_evaluation.ipynb #cell-039
 def bootstrap(
-    rows:list,         # one dict for each sequence
+    rows:list,         # one dict for each sequence, and for each `seed` of the model if they name it
     name:str,          # which score
     samples:int=1000,  # draws
     seed:int=0,        # of the draws
     level:float=.95,   # of the interval
+    minus:list|None=None, # rows of another method, same sequences: the difference
 )->tuple[float, float, float]: # mean, low, high
-    "The mean of a score over sequences, with its percentile bootstrap interval."
+    "The mean of a score over sequences, and over seeds, with its percentile bootstrap interval."
     n = len(rows)
     if not n: raise ValueError(f'no sequence was scored, so {name} has no mean')
-    if not any(name in row for row in rows): raise KeyError(f'no sequence has a score {name!r}')
-    draws = np.random.default_rng(seed).integers(n, size=(samples, n))
-    mean, drawn = _aggregate(rows, name, np.arange(n)[None])[0], _aggregate(rows, name, draws)
+    for some in (rows, minus or rows):
+        if not any(name in row for row in some): raise KeyError(f'no sequence has a score {name!r}')
+    if minus is not None and _seeds(minus) != _seeds(rows):
+        raise ValueError('a difference needs the same seeds and as many sequences of each')
+    def of(draws): return _aggregate(rows, name, draws) - (
+        0 if minus is None else _aggregate(minus, name, draws))
+    mean, drawn = of(np.arange(n)[None])[0], of(_drawn_again(_seeds(rows), samples, seed))
     if np.isnan(mean): return (float('nan'),)*3
     return float(mean), *np.nanquantile(drawn, [(1 - level)/2, (1 + level)/2]).tolist()
 
