@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'REFUTED', 'FusionConfig', 'check_limits', 'FusionPrediction', 'Fusion', 'residual_head', 'knows_bfloat16',
-           'stem_inputs', 'relight', 'LowResEstimate', 'lit_frames', 'bounded_source']
+           'stem_inputs', 'relight', 'LowResEstimate', 'lit_frames', 'agreed_places', 'bounded_source']
 
 # %% ../nbs/41_fusion.ipynb #cell-002
 import functools
@@ -399,8 +399,8 @@ def apply_fullres(self:Fusion,
     def fit(x): return None if x is None else enlarge_tile(x, size, (*corner, *frames.shape[-2:]))
     maps = FrameMaps(*[fit(getattr(lowres.maps, f.name)) for f in fields(FrameMaps)])
     whole = tuple(frames.shape[-2:]) == size == tuple(lowres.maps.mask.shape[-2:])
-    known = lowres.blended if whole else None
-    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
+    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve,
+                                                           lowres.blended if whole else None)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
     maps, hidden, majority = self.heard_masks(maps, frames, lowres, fit, seen)
     source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
@@ -409,7 +409,8 @@ def apply_fullres(self:Fusion,
     source = take_level(source, fit(lowres.level), curve)
     shadow, light = canonical_layers(source, *lit) if lit else (None, None)
     stops = steady_stops(maps.stops + maps.log_cast_shadow, fit(lowres.gains), lowres.steadiness)
-    visible, error = visibility(frames, hidden, stops), expected_error(fit(lowres.doubt) + moved)
+    visible = visibility(frames, hidden, stops)
+    error = expected_error(fit(lowres.doubt) + moved, agreed_places(lowres, majority))
     return FusionPrediction(source, shadow, light, maps.mask, frames,
                             maps.mask.sigmoid()*maps.alpha.sigmoid(), visible,
                             confidence(visible, error), weights, estimates, lowres.coarse_source,
@@ -437,6 +438,16 @@ def heard_masks(self:Fusion,
         refuted = refuted_masks(majority, fit(lowres.steady_share))
         maps = replace(maps, mask=maps.mask - REFUTED*refuted)
     return maps, hidden(maps.mask), majority
+
+# %% ../nbs/41_fusion.ipynb #agreed-places
+def agreed_places(
+    lowres:LowResEstimate,
+    majority:Majority, # of the frames
+)->Tensor|None: # (B,1,H,W) in [0,1]; None: no light is steady
+    "Where most frames show one value, in steady light and at one exposure."
+    if lowres.steadiness is None: return None
+    still = (lowres.steadiness*~lowres.drifts).view(-1, 1, 1, 1)
+    return still*(majority.apart < 1)
 
 # %% ../nbs/41_fusion.ipynb #cell-040
 def bounded_source(

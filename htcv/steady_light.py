@@ -182,7 +182,7 @@ def evened(
     drifts:Tensor,     # (B,) bool
 )->Tensor: # as large
     "Without their gains where the exposure drifts; elsewhere to the bit as they were."
-    if gains is None or not drifts.any(): return frames
+    if gains is None or torch.compiler.is_compiling() or not drifts.any(): return frames
     return torch.where(drifts.view(-1, 1, 1, 1, 1), without_gains(frames, gains), frames)
 
 # %% ../nbs/40_steady_light.ipynb #cell-015
