@@ -394,7 +394,7 @@ def _drawn_again(seeds:list, samples:int, seed:int)->np.ndarray: # (samples, n) 
 
 # %% ../nbs/07_evaluation.ipynb #cell-039
 def bootstrap(
-    rows:list,         # one dict for each sequence, and for each `seed` of the model if they name it
+    rows:list,         # one dict for each sequence, and for each `seed` if they name it
     name:str,          # which score
     samples:int=1000,  # draws
     seed:int=0,        # of the draws

@@ -26,8 +26,8 @@ from .frame_sizes import enlarge_tile, resize_frames, sub_pixels, working_size
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import drifting, equalised_doubt, equalised_source, evened, hard_skew
-from .steady_light import steadiness, steady_lighting, steady_stops
+from .steady_light import Drift, equalised_doubt, equalised_source, evened, find_drift
+from .steady_light import hard_skew, steadiness, steady_lighting, steady_stops
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -291,7 +291,7 @@ class LowResEstimate:
     gains:Tensor|None=None
     steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
     skew:Tensor|None=None       # (B,) in [-1,1]: are hard differences from it lamps, or shadows?
-    drifts:Tensor|bool=False    # (B,) bool: steady light, another exposure in each frame
+    drift:Drift|None=None       # of the exposure
 
 # %% ../nbs/41_fusion.ipynb #cell-030
 @patch
@@ -312,16 +312,16 @@ def estimate_lowres(self:Fusion,
                         if hasattr(self, 'residual_head') else (None, None))
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
     mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
-    steady = steadiness(small, gains, mask)
-    drifts = drifting(small, gains, steady)
-    share = steady_share(evened(small, gains, drifts), steady.view(-1, 1, 1, 1) == 1)
+    drift = None if torch.compiler.is_compiling() else find_drift(small)
+    steady = steadiness(small, gains, mask, drift)
+    share = steady_share(evened(small, drift), steady.view(-1, 1, 1, 1) == 1)
     if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = None
     else:
         even, skew = equalised_doubt(small, gains, mask), hard_skew(small, gains, mask)
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
                           share, doubt, None if like is None else frame_level(maps, like),
-                          gains, steady, skew, drifts)
+                          gains, steady, skew, drift)
 
 # %% ../nbs/41_fusion.ipynb #cell-033
 @patch
@@ -399,18 +399,17 @@ def apply_fullres(self:Fusion,
     def fit(x): return None if x is None else enlarge_tile(x, size, (*corner, *frames.shape[-2:]))
     maps = FrameMaps(*[fit(getattr(lowres.maps, f.name)) for f in fields(FrameMaps)])
     whole = tuple(frames.shape[-2:]) == size == tuple(lowres.maps.mask.shape[-2:])
-    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve,
-                                                           lowres.blended if whole else None)
+    known = lowres.blended if whole else None
+    maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
     maps, hidden, majority = self.heard_masks(maps, frames, lowres, fit, seen)
-    source, moved = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
+    source, error = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
                                    threshold or self.mask_threshold)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
     source = take_level(source, fit(lowres.level), curve)
     shadow, light = canonical_layers(source, *lit) if lit else (None, None)
     stops = steady_stops(maps.stops + maps.log_cast_shadow, fit(lowres.gains), lowres.steadiness)
     visible = visibility(frames, hidden, stops)
-    error = expected_error(fit(lowres.doubt) + moved, agreed_places(lowres, majority))
     return FusionPrediction(source, shadow, light, maps.mask, frames,
                             maps.mask.sigmoid()*maps.alpha.sigmoid(), visible,
                             confidence(visible, error), weights, estimates, lowres.coarse_source,
@@ -429,11 +428,10 @@ def heard_masks(self:Fusion,
 )->tuple: # maps, what they hide (B,1,T,H,W) in [0,1], and the `Majority`
     """The masks that the majority of the frames leaves; while training, all of them.
 
-    Where the light is steady but for its gain, the frames agree without their gains."""
+    Where the exposure drifts, the frames agree at one exposure."""
     def hidden(mask): return mask.sigmoid() if seen is None else mask.sigmoid().where(seen, 1)
     still = lowres.steadiness is not None and lowres.steadiness.view(-1, 1, 1, 1) == 1
-    gains = None if lowres.gains is None else fit(lowres.gains)
-    majority = find_majority(evened(frames, gains, lowres.drifts), seen, still)
+    majority = find_majority(evened(frames, lowres.drift), seen, still)
     if not self.training:
         refuted = refuted_masks(majority, fit(lowres.steady_share))
         maps = replace(maps, mask=maps.mask - REFUTED*refuted)
@@ -446,8 +444,9 @@ def agreed_places(
 )->Tensor|None: # (B,1,H,W) in [0,1]; None: no light is steady
     "Where most frames show one value, in steady light and at one exposure."
     if lowres.steadiness is None: return None
-    still = (lowres.steadiness*~lowres.drifts).view(-1, 1, 1, 1)
-    return still*(majority.apart < 1)
+    still = lowres.steadiness
+    if lowres.drift is not None: still = still*(lowres.drift.share <= .5)
+    return still.view(-1, 1, 1, 1)*(majority.apart < 1)
 
 # %% ../nbs/41_fusion.ipynb #cell-040
 def bounded_source(
@@ -459,14 +458,15 @@ def bounded_source(
     seen:Tensor|None,      # as for `apply_fullres`
     majority:Majority,     # of the frames
     threshold:float=.5,    # at and above it a mask hides the picture
-)->tuple[Tensor, Tensor]: # (B,3,H,W), and how far the envelope moved it, (B,1,H,W)
+)->tuple[Tensor, Tensor]: # (B,3,H,W), and the error to be expected, (B,1,H,W)
     "The equalised median where the light is steady; what most frames show; within the envelope."
     if lowres.gains is not None:
         even = equalised_source(frames, fit(lowres.gains), hidden, seen, lowres.skew)
         source = source.lerp(even, lowres.steadiness.view(-1, 1, 1, 1))
     wanted = within_majority(source, majority, fit(lowres.steady_share))
-    source = within_envelope(wanted, frames, hidden, threshold)
-    return source, (source - wanted).abs().mean(1, keepdim=True)
+    source = within_envelope(wanted, evened(frames, lowres.drift), hidden, threshold)
+    moved = (source - wanted).abs().mean(1, keepdim=True) # by the envelope
+    return source, expected_error(fit(lowres.doubt) + moved, agreed_places(lowres, majority))
 
 # %% ../nbs/41_fusion.ipynb #cell-041
 @patch

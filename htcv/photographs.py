@@ -353,7 +353,7 @@ def _place(reference:int|str|None, names:list)->int|None:
 
 # %% ../nbs/58_photographs.ipynb #cell-027
 MIN_CORRELATION = .3 # a frame below is named as an outlier
-EVEN = 15 # standard deviation of local contrast, of 128: no more than noise and lamps leave on paper
+EVEN = 15 # deviation of local contrast, of 128: what noise and lamps leave on bare paper
 
 def correlation_with_median(
     photographs:Photographs

@@ -334,7 +334,7 @@ def parallax(
     rest = float(np.median([value for value, _ in known[:-1]]))
     return (worst, rest, where) if worst > 1 and worst > 3*rest else None
 
-# %% ../nbs/57_registration.ipynb #cell-023
+# %% ../nbs/57_registration.ipynb #whole-shift
 def whole_shift(
     homography:np.ndarray, # (3,3)
     size:tuple,            # (H,W) of the photograph
@@ -346,6 +346,7 @@ def whole_shift(
     shift = np.round(moved[0])
     return shift if (np.abs(moved - shift) < step).all() else None
 
+# %% ../nbs/57_registration.ipynb #cell-023
 def warp_photograph(
     pixels:np.ndarray,         # (H,W,3)
     seen:np.ndarray|None,      # (H,W) bool

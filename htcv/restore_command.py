@@ -76,13 +76,21 @@ def _changed_since(folder:Path, record:Path, options:dict)->str:
               if name in options and options[name] != made['settings'].get(name, options[name])]
     return f'{"; ".join(at_most(parts, 3))}: --force makes it again' if parts else ''
 
+# %% ../nbs/62_restore_command.ipynb #mentioned
 def _mentioned(record:dict)->list:
     "What is to be said about one of many that went well."
     dropped = [f"dropped {m['name']} ({m['reason']})" for m in record['alignment'] if m['status']
                == 'dropped']
     left = [f'left out {name} ({why})' for name, why in record['left_out'].items() if why in _TOLD]
     hidden = [f"no frame shows {_percent(record['hidden'])} of it"] if record['hidden'] else []
-    return [*at_most(dropped + left, 5), *record['notes'], *hidden]
+    strangers = [f"mind: {record['strangers']}"] if record['strangers'] else []
+    return [*at_most(dropped + left, 5), *record['notes'], *strangers, *_too_few(record), *hidden]
+
+def _too_few(record:dict)->list:
+    "What one photograph, or two, cannot tell."
+    from htcv.restore import TOO_FEW
+    n = len(record['order'])
+    return [TOO_FEW[n]] if n in TOO_FEW else []
 
 _TOLD = ('no frame', 'not a picture file', 'the raw file of a photograph that is here')
 
@@ -141,7 +149,9 @@ def restore_each(
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
     out = Path(out)
     names = [name for name in sequence_ids(root) if not _leads_to(Path(root)/name, out)]
-    if not names: raise FileNotFoundError(f'{printable(root)} holds no folders of photographs')
+    if not names:
+        left = ''.join(f'; {what}' for what in at_most(_left_out(Path(root), out), 3))
+        raise FileNotFoundError(f'{printable(root)} holds no folders of photographs{left}')
     if options.get('weights') and not scheduler: # that of other machines
         check_weights(options['weights'], options.get('device') or 'cpu')
     out.mkdir(parents=True, exist_ok=True)
@@ -287,13 +297,7 @@ def _summary(record:dict)->list:
                     for m in aligned])
     lines += record['notes']
     if record['strangers']: lines.append(f"mind: {record['strangers']} (--align)")
-    if len(record['order']) == 1:
-        lines.append('one photograph cannot be restored: there is nothing to compare it '
-                                               'with; take more, with the lamp and what hides it '
-                                               'elsewhere')
-    if len(record['order']) == 2:
-        lines.append('two photographs cannot tell what is in the way from the picture; a third '
-                     'decides')
+    lines += _too_few(record)
     if record['hidden']:
         lines += ['what no photograph shows (#):', *('  ' + row for row in record['unseen_map'])]
     return lines + [f"one more photograph with {need['one_more_with']} would help: "
@@ -330,18 +334,10 @@ def _run_each(options, rest:dict, done:dict)->int: # exit status
     results = restore_each(root, options.out, options.jobs, progress=True,
                            force=options.force, scheduler=options.scheduler, results=done, **rest)
     say(*_outcome_table(results))
-    say(*at_most([f'left out: {printable(name)} (it is empty)'
-                  for name in _empty_folders(root, Path(options.out))]))
+    say(*at_most([f'left out: {what}' for what in _left_out(root, Path(options.out))]))
     print_result(_counted(results))
     say(f'it took {duration(time.monotonic() - began)}')
     return 1 if any(outcome.status == 'broken' for outcome in results) else 0
-
-def _empty_folders(root:Path, out:Path)->list: # names
-    "Folders of an album that hold nothing; hidden ones and the results are not meant."
-    from htcv.sequences import holds_nothing
-    return sorted((path.name for path in root.iterdir()
-                   if path.is_dir() and path.name[0] != '.' and path.name != '__MACOSX'
-                   and not _leads_to(path, out) and holds_nothing(path)), key=natural)
 
 _STATUSES = ('restored', 'done before', 'claimed', 'broken')
 
@@ -357,6 +353,22 @@ def _outcome_table(results:list)->list:
     return table_lines([dict(
         name=printable(name), status=status, seconds='' if seconds is None else f'{seconds:.1f}',
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
+
+# %% ../nbs/62_restore_command.ipynb #empty-folders
+def _left_out(root:Path, out:Path)->list: # name and why, in words
+    "What an album holds beside folders of photographs; hidden things and results are not meant."
+    from htcv.photograph_files import looks_like_photograph
+    from htcv.sequences import holds_nothing
+    found = []
+    for path in sorted(root.iterdir(), key=lambda path: natural(path.name)):
+        if path.name[0] == '.' or path.name == '__MACOSX' or path.is_dir() and _leads_to(path, out):
+            continue
+        if path.is_dir() and holds_nothing(path):
+            why = 'it holds hidden files only' if any(path.iterdir()) else 'it is empty'
+            found.append(f'{printable(path.name)} ({why})')
+        elif path.is_file() and looks_like_photograph(path):
+            found.append(f'{printable(path.name)} (a photograph that lies in no folder)')
+    return found
 
 # %% ../nbs/62_restore_command.ipynb #cell-030
 def _inode(path:str)->int|None:

@@ -268,7 +268,7 @@ def make_stages(
     size:int=64,     # pixels on a side
     threads:int=1,   # of the processor
 ):
-    "The stages of the report from other seeds, one JSON an arm; what the arms share is trained once."
+    "The stages of the report from each seed, one JSON an arm; what they share is trained once."
     torch.set_num_threads(threads)
     place = project_root()/'results'/'stage_study'
     place.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from htcv.sequences import read_image, read_sequence
 
 SIZE, N_FRAMES = (48, 61), 4
 FILES = sorted(['confidence.png', 'contact_sheet.png', 'layers.json', 'source.png', *PER_FRAME])
-pytestmark = pytest.mark.filterwarnings('ignore:no frame shows', 'ignore:.* hardly resemble')
+pytestmark = pytest.mark.filterwarnings('ignore:no frame shows', 'ignore:.* hardly resemble', 'ignore:(one|two) photograph')
 
 
 @pytest.fixture(scope='module')
@@ -156,7 +156,11 @@ def test_a_sequence_of_ours_does_not_give_away_its_answer():
 
 @pytest.mark.parametrize('n', [1, 2, 50])
 def test_any_number_of_frames(arrays, n):
-    made = check_layers(restore(np.resize(arrays, (n, *arrays.shape[1:]))))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        made = check_layers(restore(np.resize(arrays, (n, *arrays.shape[1:]))))
+    few = [str(one.message) for one in said if 'photograph' in str(one.message)]
+    assert len(few) == (n <= 2) and (n > 2 or few[0].startswith(('one photograph', 'two photographs')[n - 1]))
     assert made.shadow.shape == (1, 3, n, *SIZE) and made.names[-1] == str(n)
 
 
@@ -196,6 +200,25 @@ def test_frames_agree_though_the_exposure_drifts(seed):
     source = restore(np.stack(frames).astype(np.float32)).source[0].permute(1, 2, 0).numpy()
     gain = (source*picture).sum((0, 1))/np.square(source).sum((0, 1))
     assert np.square(source*gain - picture).mean()**.5 < 1/255
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_dark_picture_stays_dark_whatever_flashes_there_are(seed):
+    "The exposure is another in each of eight frames, and a flash lights a part of three of them."
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:180, :240]
+    light = np.kron(rng.uniform(.002, .04, (6, 8, 3)), np.ones((30, 30, 1)))
+    def stored(linear): return np.where(linear < .0031308, 12.92*linear, 1.055*linear.clip(1e-9)**(1/2.4) - .055)
+    frames = []
+    for t in range(8):
+        frame = light*2**rng.uniform(-.7, .7)
+        if t < 3: frame = frame*(1 + 4*np.exp(-((x - rng.integers(240))**2 + (y - rng.integers(180))**2)/5000))[..., None]
+        frames.append((stored(frame).clip(0, 1)*255).round()/255)
+    source = restore(np.stack(frames).astype(np.float32)).source[0].permute(1, 2, 0).numpy()
+    picture, median = stored(light), np.median(frames, 0)
+    def off(made):
+        gain = (made*picture).sum((0, 1))/np.square(made).sum((0, 1))
+        return np.square(made*gain - picture).mean()**.5
+    assert source.mean() < 1.2*median.mean() and off(source) < off(median)
 
 
 @pytest.mark.parametrize('threshold', [None, .2])
@@ -501,10 +524,14 @@ def album(arrays, tmp_path, monkeypatch):
 
 def test_each_folder_once(album, capsys):
     Path('album/2/0.png').write_text('no picture')
-    for name in ('bare', '.hidden', '__MACOSX'): Path('album', name).mkdir()
+    for name in ('bare', '.hidden', '__MACOSX', 'dotted'): Path('album', name).mkdir()
+    Path('album/dotted/.a.jpg').touch()
+    Image.open('album/1/0.png').save('album/loose.png')
     assert command('album', '--each', '--out', 'out', '--no-layers') == 1
     said = capsys.readouterr()
-    assert re.findall(r'left out: (.*)', said.err) == ['bare (it is empty)']
+    assert re.findall(r'left out: (.*)', said.err) == ['bare (it is empty)', 'dotted (it holds hidden files only)',
+                                                       'loose.png (a photograph that lies in no folder)']
+    assert re.search('1 +restored .*two photographs cannot tell', said.err)
     assert said.out == '2 restored, 1 broken\n' and re.search('2 +broken +[0-9.]+ +album/2/0.png is damaged', said.err)
     assert sorted(os.listdir('out')) == ['1', '10']
     before = Path('out/1/source.png').stat().st_mtime_ns
