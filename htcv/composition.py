@@ -200,9 +200,10 @@ def sort_frames(
 def majority_interval(
     frames:Tensor,         # (B,3,T,H,W) in [0,1]
     seen:Tensor|None=None, # (1 or B,1,T,H,W) bool: where a frame shows anything; None: everywhere
+    least:int|None=None,   # frames in it; None: more than half of all
 )->tuple[Tensor, Tensor]: # ends (B,3,H,W) of the tightest interval; infinite without a majority
     "Where more than half of all frames lie closest together, each channel for itself."
-    half = frames.shape[2]//2
+    half = least - 1 if least else frames.shape[2]//2
     values = sort_frames(frames if seen is None else frames.masked_fill(~seen, torch.inf))
     low, high = values[0], values[half]
     for first, last in zip(values[1:], values[half + 1:]):
