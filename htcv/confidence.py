@@ -25,7 +25,7 @@ def visibility(
     return ((1 - mask)*~(burnt | drowned)).amax(2)
 
 # %% ../nbs/39_confidence.ipynb #cell-008
-ERROR_LAW, ALONE = (-.721, .818), .05 # a and b; c
+ERROR_LAW, ALONE = (-.528, .898), .05 # a and b; c
 AGREED_SLOPE = 1.3 # of the doubt, where frames in steady light agree
 TOLERANCE = .05 # expected error, in stored values, at which the confidence falls to 1/e
 
