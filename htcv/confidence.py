@@ -49,7 +49,7 @@ def estimate_doubt(
 # %% ../nbs/39_confidence.ipynb #cell-009
 def expected_error(
     doubt:Tensor, # (B,1,H,W), as from `estimate_doubt`
-    agreed:Tensor|None=None, # as large, in [0,1]: most frames show one value, in steady light
+    agreed:Tensor|None=None, # as large, in [0,1]: most frames show one value
 )->Tensor: # (B,1,H,W), stored values
     "Mean absolute error after one gain that is to be expected there."
     level, exponent = ERROR_LAW

@@ -27,7 +27,8 @@ from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
 from .steady_light import Drift, equalised_doubt, equalised_source, evened, find_drift
-from .steady_light import hard_skew, steadiness, steady_lighting, steady_stops
+from .steady_light import hard_skew, mostly_alike, steadiness, steady_lighting
+from .steady_light import steady_stops
 from .tone import srgb_to_linear
 
 # %% ../nbs/41_fusion.ipynb #cell-007
@@ -292,6 +293,7 @@ class LowResEstimate:
     steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
     skew:Tensor|None=None       # (B,) in [-1,1]: are hard differences from it lamps, or shadows?
     drift:Drift|None=None       # of the exposure
+    alike:Tensor|None=None      # (B,) in [0,1]: 1 where most frames agree in most of the image
 
 # %% ../nbs/41_fusion.ipynb #cell-030
 @patch
@@ -321,7 +323,7 @@ def estimate_lowres(self:Fusion,
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
                           share, doubt, None if like is None else frame_level(maps, like),
-                          gains, steady, skew, drift)
+                          gains, steady, skew, drift, mostly_alike(small))
 
 # %% ../nbs/41_fusion.ipynb #cell-033
 @patch
@@ -442,11 +444,9 @@ def agreed_places(
     lowres:LowResEstimate,
     majority:Majority, # of the frames
 )->Tensor|None: # (B,1,H,W) in [0,1]; None: no light is steady
-    "Where most frames show one value, in steady light and at one exposure."
+    "Where most frames show one value, in a sequence in which they do so in most of the image."
     if lowres.steadiness is None: return None
-    still = lowres.steadiness
-    if lowres.drift is not None: still = still*(lowres.drift.share <= .5)
-    return still.view(-1, 1, 1, 1)*(majority.apart < 1)
+    return lowres.alike.view(-1, 1, 1, 1)*(majority.apart < 1)
 
 # %% ../nbs/41_fusion.ipynb #cell-040
 def bounded_source(

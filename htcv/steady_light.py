@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SPREAD_LIMITS', 'SKEW_LIMITS', 'UNEVENNESS_LIMITS', 'RATIO_LIMITS', 'AGREED_LIMITS', 'HALF_LIMITS', 'DRIFT_LIMITS',
            'TOES', 'HARD', 'RIVALS', 'SIDED_LIMITS', 'light_changes', 'unevenness', 'fit_curve', 'steadiness',
-           'blocks_of', 'agreed_share', 'below', 'Drift', 'without_stops', 'evened', 'find_drift', 'equalised_median',
-           'equalised_doubt', 'without_gains', 'shown_weights', 'told', 'weighted_quantile', 'rival_doubt', 'hard_skew',
-           'equalised_source', 'steady_lighting', 'steady_stops']
+           'blocks_of', 'agreed_share', 'mostly_alike', 'below', 'Drift', 'without_stops', 'evened', 'find_drift',
+           'equalised_median', 'equalised_doubt', 'without_gains', 'shown_weights', 'told', 'weighted_quantile',
+           'rival_doubt', 'hard_skew', 'equalised_source', 'steady_lighting', 'steady_stops']
 
 # %% ../nbs/40_steady_light.ipynb #cell-002
 import math
@@ -101,7 +101,7 @@ def steadiness(
     ratio = uneven/spread.clamp(min=1e-3)
     steady = little.maximum(below(uneven, UNEVENNESS_LIMITS)).maximum(below(ratio, RATIO_LIMITS))
     if drift is not None: steady = steady.maximum(drift.share)
-    steady = steady.maximum(1 - below(agreed_share(frames), AGREED_LIMITS))
+    steady = steady.maximum(mostly_alike(frames))
     half = agreed_share(frames, least=max(3, -(-T//2))) if (T := frames.shape[2]) > 3 else 0*steady
     return steady.maximum(1 - below(half, HALF_LIMITS))
 
@@ -127,6 +127,12 @@ def agreed_share(
         return (apart < 1).sum((1, 2, 3))/(~apart.isnan()).sum((1, 2, 3)).clamp(min=1)
     blocks = frames if whole else blocks_of(frames)
     return share(blocks).maximum(share(blocks_of(blocks, 2)))
+
+def mostly_alike(
+    frames:Tensor, # (B,3,T,h,w) in [0,1]
+)->Tensor: # (B,) in [0,1]
+    "1 where more than half of the frames show the same value in most of the image."
+    return 1 - below(agreed_share(frames), AGREED_LIMITS)
 
 def below(
     x:Tensor,
