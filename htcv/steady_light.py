@@ -128,6 +128,7 @@ def agreed_share(
     blocks = frames if whole else blocks_of(frames)
     return share(blocks).maximum(share(blocks_of(blocks, 2)))
 
+# %% ../nbs/40_steady_light.ipynb #mostly-alike
 def mostly_alike(
     frames:Tensor, # (B,3,T,h,w) in [0,1]
 )->Tensor: # (B,) in [0,1]
