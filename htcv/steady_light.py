@@ -92,7 +92,7 @@ def steadiness(
     frames:Tensor, # (B,3,T,h,w) in [0,1]
     gains:Tensor,  # as large, as from `equalise_gains`
     mask:Tensor,   # (B,1,T,h,w) in [0,1]
-    drift:'Drift|None'=None, # of the exposure, as from `find_drift`
+    drift=None,    # `Drift` of the exposure, as from `find_drift`; None: not looked for
 )->Tensor: # (B,) in [0,1]
     "1 where the light hardly changes, and not only by lamps; or by the camera; or in few frames."
     spread, skew = light_changes(gains, mask)
