@@ -364,8 +364,8 @@ def find_outlier_frames(
     values = zip(photographs.names, correlation_with_median(photographs))
     outliers = [f'{printable(name)} ({r:.2f})' for name, r in values if r < MIN_CORRELATION]
     if not outliers: return ''
-    return (f'{", ".join(outliers)} hardly resemble the others: another picture, almost black, '
-            'or hand-held and to be aligned')
+    return (f'{", ".join(outliers)} hardly resemble the others: another picture, almost black or '
+            'white, or hand-held and to be aligned')
 
 TOO_FEW = {1: 'one photograph cannot be restored: there is nothing to compare it with; take more, '
               'with the lamp and what hides it elsewhere',
