@@ -95,12 +95,12 @@ class SmallCopy:
     def add(self, rows:np.ndarray): # (n,W,C) uint8 or uint16
         n, (h, step) = len(rows), (len(self.sums), self.height/len(self.sums))
         narrow = cv2.resize(rows, (self.w, n), interpolation=cv2.INTER_AREA).reshape(n, self.w, -1)
+        narrow = narrow.astype(np.float32)/np.iinfo(rows.dtype).max
         low, y = step*np.arange(h)[:, None], self.top + np.arange(n)[None]
         # of row y in small row i
         share = (np.minimum(low + step, y + 1) - np.maximum(low, y)).clip(0)/step
         near = share.any(1)
-        part = np.tensordot(share[near].astype(np.float32),
-                            narrow.astype(np.float32)/np.iinfo(rows.dtype).max, 1)
+        part = narrow if step == 1 else np.tensordot(share[near].astype(np.float32), narrow, 1)
         if self.sums.shape[2] != part.shape[2]: self.sums = np.repeat(self.sums, part.shape[2], 2)
         self.sums[near] += part
         self.top += n
