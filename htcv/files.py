@@ -83,9 +83,11 @@ def file_lock(
         file.close() # its owner has just removed it: hang the lock on a new one
     try: yield mine
     finally:
-        if mine and fcntl: Path(path).unlink(missing_ok=True) # before it is released
+        # a file that holds anything is somebody's, whatever it is called
+        ours = mine and not os.fstat(file.fileno()).st_size
+        if ours and fcntl: Path(path).unlink(missing_ok=True) # before it is released
         file.close()
-        if mine and not fcntl: Path(path).unlink(missing_ok=True)
+        if ours and not fcntl: Path(path).unlink(missing_ok=True)
 
 # %% ../nbs/00_files.ipynb #cell-016
 def _sweep(folder:Path)->None:
@@ -102,13 +104,13 @@ def _clear(folder:Path)->None:
     with suppress(OSError), file_lock(folder.parent/f'.{folder.name}.lock') as mine:
         if mine: _sweep(folder)
 
-def _foreign(folder:Path, ours:str|Callable)->None:
+def _foreign(folder:Path, ours:str|Callable, called:Path|None=None)->None:
     "Refuses to replace a folder that holds what we have not written."
     if callable(ours): found = ours(folder)
     else:
         there = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
         found = next((name for name in there if not re.fullmatch(ours, name)), None)
-    if found: raise FileExistsError(f'{printable(folder)} holds {printable(found)}: '
+    if found: raise FileExistsError(f'{printable(called or folder)} holds {printable(found)}: '
                                     'move it away first')
 
 # %% ../nbs/00_files.ipynb #cell-017
@@ -147,6 +149,7 @@ def atomic_folder(
         try:
             yield draft
             if overwrite and folder.exists(): folder.rename(old)
+            if old.exists(): _foreign(old, ours, folder) # what came in the meantime
             draft.rename(folder)
         finally:
             if old.exists() and not folder.exists(): old.rename(folder)

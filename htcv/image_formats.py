@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'IMAGE_FORMATS', 'RAW_SUFFIXES', 'STARTS', 'BENIGN', 'image_format', 'file_format', 'png_chunks',
-           'png_exif', 'with_chunks', 'is_jpeg_filling', 'find_seam', 'coded_unit', 'decode_jpeg']
+           'png_exif', 'png_colours', 'coded_colours', 'with_chunks', 'is_jpeg_filling', 'find_seam', 'coded_unit',
+           'decode_jpeg']
 
 # %% ../nbs/00_image_formats.ipynb #cell-002
 import struct, zlib
@@ -78,6 +79,28 @@ def png_exif(
         if kind == b'eXIf': return file.read(length)
         file.seek(length + 4, 1)
     return b''
+
+# %% ../nbs/00_image_formats.ipynb #png-colours
+def png_colours(
+    file, # open for reading, at any place
+)->dict: # kind (4 bytes) -> content, of `cICP`, `sRGB`, `gAMA` and `cHRM`
+    "What a PNG says of its colours, apart from an ICC profile."
+    found = {}
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack('>I4s', head)
+        if kind == b'IDAT': break
+        kept = kind in (b'cICP', b'sRGB', b'gAMA', b'cHRM') and length <= 32
+        if kept: found[kind] = file.read(length)
+        file.seek(4 if kept else length + 4, 1)
+    return found
+
+def coded_colours(
+    data:bytes, # of a HEIC or AVIF file
+)->tuple|None: # primaries and transfer, as ITU-T H.273 counts them
+    "The first colour description of the file that is no ICC profile."
+    at = data.find(b'colrnclx', 0, 1 << 16)
+    return struct.unpack_from('>HH', data, at + 8) if 0 <= at <= len(data) - 12 else None
 
 # %% ../nbs/00_image_formats.ipynb #cell-012
 def with_chunks(

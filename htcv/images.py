@@ -8,7 +8,7 @@ __all__ = ['MAX_PIXELS', 'MAX_PAGES', 'KEPT_TAGS', 'KEPT_DETAILS', 'ImageHeader'
            'to_tensor', 'read_image', 'read_mask', 'check_values', 'write_image', 'resize', 'photograph_exif']
 
 # %% ../nbs/01_images.ipynb #cell-002
-import io, math, warnings
+import io, math, struct, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,13 +18,14 @@ import simplejpeg
 import tifffile
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .colour_profiles import convert_colours, profile_space, same_colours
+from .colour_profiles import ADOBE_RGB, PRIMARIES, WHITE_POINT, coded_profile, convert_colours
+from .colour_profiles import profile_space, same_colours, written_profile
 from .files import printable
 from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, decode_jpeg, image_format
-from .image_formats import png_chunks, png_exif
+from .image_formats import coded_colours, png_chunks, png_colours, png_exif
 from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages
 from .tiff_images import tiff_tag
 from .tiff_images import upright
@@ -105,18 +106,50 @@ def _dpi(value)->tuple|None:
     except Exception: return None
     return pair if all(math.isfinite(x) and 1 < x < 1e5 for x in pair) else None
 
+def _exif_dpi(exif:Image.Exif)->tuple|None:
+    "Dots per inch, where they stand in the EXIF data alone."
+    unit = {2: 1, 3: 2.54}.get(exif.get(296, 2), 0)
+    try: return _dpi([float(exif[tag])*unit for tag in (282, 283)])
+    except Exception: return None
+
+# %% ../nbs/01_images.ipynb #open-pillow
 def _open_pillow(data:bytes, kind:str)->Image.Image:
     "Opened by the one decoder that is meant."
     if kind in ('HEIF',): _register_heif()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return Image.open(io.BytesIO(data), formats=['JPEG', 'MPO'] if kind == 'JPEG' else [kind])
+        return Image.open(io.BytesIO(data), formats=[kind])
 
 # %% ../nbs/01_images.ipynb #cell-013
 def _register_heif()->None:
     "HEIC is read by an add-on of Pillow, asked for when it is needed."
     import pillow_heif
     pillow_heif.register_heif_opener(thumbnails=False)
+
+# %% ../nbs/01_images.ipynb #told-profile
+def _png_profile(told:dict)->bytes|None:
+    "The first of what a PNG says of its colours that counts: a standard, sRGB, a gamma."
+    if b'cICP' in told: return coded_profile(*told[b'cICP'][:2])
+    if b'sRGB' in told or len(told.get(b'gAMA', b'')) != 4: return None
+    stored, points = struct.unpack('>I', told[b'gAMA'])[0]/1e5, told.get(b'cHRM', b'')
+    if not .1 <= stored <= 2: return None
+    x = [n/1e5 for n in struct.unpack('>8I', points)] if len(points) == 32 else None
+    srgb = x is None or np.abs(np.subtract(x[2:], PRIMARIES[1])).max() < .01
+    if srgb and abs(stored - 1/2.2) < .02: return None # what programs write that mean sRGB
+    primaries, white = (PRIMARIES[1], WHITE_POINT) if x is None else (tuple(x[2:]), tuple(x[:2]))
+    return written_profile(primaries, 1/stored, white, f'gamma {1/stored:.3g}')
+
+def _told_profile(data:bytes, kind:str, exif:Image.Exif)->bytes|None:
+    "The meaning of colours that a file without an ICC profile tells in another way."
+    if kind == 'PNG': return _png_profile(png_colours(io.BytesIO(data)))
+    if kind in ('HEIF', 'AVIF'):
+        codes = coded_colours(data)
+        return coded_profile(*codes) if codes else None
+    if kind != 'JPEG': return None
+    try: space, rule = exif.get_ifd(34665).get(40961), exif.get_ifd(40965).get(1)
+    except Exception: return None
+    adobe = space == 2 or space == 65535 and str(rule).strip('\0') == 'R03' # as cameras write it
+    return written_profile(ADOBE_RGB, 563/256, name='Adobe RGB') if adobe else None
 
 # %% ../nbs/01_images.ipynb #cell-014
 def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
@@ -126,6 +159,8 @@ def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
         picture = _open_pillow(data, kind)
         (width, height), n_pages = picture.size, 1 if kind == 'JPEG' else getattr(
             picture, 'n_frames', 1)
+    except UnidentifiedImageError as error:
+        raise unreadable(path, f'its {kind} header has no meaning') from error
     except Exception as error: raise unreadable(path, error) from error
     finally: Image.MAX_IMAGE_PIXELS = limit
     _check_size(path, width, height)
@@ -134,9 +169,12 @@ def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
     if late: exif = _exif(Image.new('L', (1, 1)), late)
     elif kind != 'PNG' or 'exif' in picture.info: exif = _exif(picture)
     turn, profile = _orientation(exif), picture.info.get('icc_profile') or None
+    try: profile = profile or _told_profile(data, kind, exif)
+    except ValueError as error: raise ValueError(f'{printable(path)}: {error}') from error
+    dots = _dpi(picture.info.get('dpi')) or _exif_dpi(exif)
     size = (width, height) if turn >= 5 else (height, width)
-    return ImageHeader(kind, size, turn, tuple(range(min(n_pages, MAX_PAGES + 1))), (), profile,
-                       _dpi(picture.info.get('dpi')), exif)
+    pages = tuple(range(min(n_pages, MAX_PAGES + 1)))
+    return ImageHeader(kind, size, turn, pages, (), profile, dots, exif)
 
 # %% ../nbs/01_images.ipynb #cell-015
 def _tiff_header(data:bytes, path, number:int=0)->ImageHeader:
@@ -308,7 +346,7 @@ def decode_image(
     header = read_header(path, data)
     try:
         if header.format == 'raw': return _decode_raw(path), header
-        if header.format == 'TIFF': array, ink = decode_tiff(data, page)
+        if header.format == 'TIFF': array, ink = decode_tiff(data, page, decode_jpeg)
         else: array, ink = _decode_pillow(data, header, page)
         if ink: array = _from_cmyk(array, header.profile)
         array, header.profile = _to_rgb(array, header.profile)
@@ -414,6 +452,7 @@ def resize(
     else: images = F.interpolate(images, size, mode='bilinear', antialias=True).clamp(0, 1)
     return images[0] if layer.ndim == 3 else images.transpose(0, 1)
 
+# %% ../nbs/01_images.ipynb #kept-exif
 KEPT_TAGS = (271, 272, 306, 315, 33432)  # make, model, date, artist, copyright
 KEPT_DETAILS = (36867, 36868, 36880, 36881, 42036) # when it was taken, the lens
 
@@ -421,12 +460,15 @@ def photograph_exif(
     exif:Image.Exif, # of a photograph
 )->bytes: # EXIF without orientation, place or thumbnail; empty if nothing is left
     "What of a photograph's EXIF data still holds for a picture made from it."
+    def as_stored(value): # Pillow reads a character for each byte, and would write them in ASCII
+        if not isinstance(value, str) or value.isascii(): return value
+        return value.encode('latin-1', 'replace')
     kept = Image.Exif()
     try:
         for tag in KEPT_TAGS:
-            if tag in exif: kept[tag] = exif[tag]
+            if tag in exif: kept[tag] = as_stored(exif[tag])
         details = exif.get_ifd(34665)
         for tag in KEPT_DETAILS:
-            if tag in details: kept.get_ifd(34665)[tag] = details[tag]
+            if tag in details: kept.get_ifd(34665)[tag] = as_stored(details[tag])
         return kept.tobytes() if len(kept) or kept.get_ifd(34665) else b''
     except Exception: return b''

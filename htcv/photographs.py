@@ -167,13 +167,14 @@ def scale(self:SampleEncoding)->float: # of all samples, 1 or more
 @patch
 def metadata(self:SampleEncoding)->dict: # fields of `Photographs`
     "Profile, resolution, EXIF, and notes on conversions: what a restoration carries on."
-    first, notes = (self.headers or [None])[0], []
+    heads, notes = self.headers, []
     if self.mixed:
         notes.append(f'several colour profiles: converted to {profile_name(self.profile)}')
     if self.scale() > 1:
         notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
     return dict(profile=self.profile, grey=self.grey and not self.profile, notes=tuple(notes),
-                dpi=first and first.dpi, exif=photograph_exif(first.exif) if first else b'')
+                dpi=next((header.dpi for header in heads if header.dpi), None),
+                exif=next(filter(None, (photograph_exif(header.exif) for header in heads)), b''))
 
 # %% ../nbs/58_photographs.ipynb #cell-015
 def read_photographs(

@@ -70,7 +70,8 @@ def _changed_since(folder:Path, record:Path, options:dict)->str:
     except (ValueError, OSError): return ''
     known = {*made['order'], *made['left_out'], *(m['name'] for m in made['alignment'])}
     now = {path.name for path in paths}
-    parts = [f'{name} {what}' for names, what in ((now - known, 'is new'), (known - now, 'is gone'))
+    gone = known - now - {*made['left_out']} # what was left out may lie there still
+    parts = [f'{name} {what}' for names, what in ((now - known, 'is new'), (gone, 'is gone'))
              for name in sorted(names, key=natural)]
     parts += [f'{name} was {made["settings"][name]}' for name in ('fill', 'threshold')
               if name in options and options[name] != made['settings'].get(name, options[name])]

@@ -98,6 +98,17 @@ def _restore_files(folder, photographs, model, facts, settings, layers, ora, ski
     files.write_record(folder, record)
     return record
 
+# %% ../nbs/61_restore_folder.ipynb #known-files
+def _known_files(record:dict)->dict: # path -> bytes, or None
+    "What a restoration says that it wrote; an error where no restoration says so."
+    from htcv.restored_files import record_checksum
+    if not record.get('format', '').startswith('htcv.'): raise KeyError('format')
+    if record.get('checksum', record_checksum(record)) != record_checksum(record):
+        raise KeyError('checksum')
+    return record.get('files') or {name: None for name in ( # of an earlier version
+        'source.png', 'confidence.png', 'contact_sheet.png', 'layers.ora',
+        *(f'{layer}/{frame["stem"]}.png' for layer in PER_FRAME for frame in record['frames']))}
+
 # %% ../nbs/61_restore_folder.ipynb #cell-013
 def foreign_file(
     folder:Path, # what is to be replaced
@@ -106,12 +117,9 @@ def foreign_file(
     if not folder.is_dir(): return folder.name
     there = sorted(path for path in folder.rglob('*') if not path.is_dir() or path.is_symlink())
     if not there: return None
-    try: record = json.loads((folder/'layers.json').read_text())
+    try: known = _known_files(json.loads((folder/'layers.json').read_text()))
     except (OSError, ValueError): return there[0].relative_to(folder).as_posix()
-    stems = [frame['stem'] for frame in record.get('frames', ())]
-    known = record.get('files') or {name: None for name in ( # of an earlier version
-        'source.png', 'confidence.png', 'contact_sheet.png', 'layers.ora',
-        *(f'{layer}/{stem}.png' for layer in PER_FRAME for stem in stems))}
+    except (AttributeError, KeyError, TypeError): return 'layers.json' # of another program
     for path in there:
         name = path.relative_to(folder).as_posix()
         if name == 'layers.json': continue

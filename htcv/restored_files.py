@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PngRows', 'SmallCopy', 'StripWriter', 'samples', 'small_frame', 'contact_sheet', 'save_sheet', 'LazyFrames',
-           'write_ora', 'restoration_record', 'write_record']
+           'write_ora', 'restoration_record', 'record_checksum', 'write_record']
 
 # %% ../nbs/60_restored_files.ipynb #cell-002
 import json, struct, zlib
@@ -373,12 +373,20 @@ def restoration_record(
                 notes=list(photographs.notes), frames=frames, alignment=alignment, left_out=skipped)
 
 # %% ../nbs/60_restored_files.ipynb #cell-032
+def record_checksum(
+    record:dict, # what `layers.json` holds
+)->int:
+    "Of all but itself: a record that somebody has edited has another."
+    rest = {name: x for name, x in record.items() if name != 'checksum'}
+    return zlib.crc32(json.dumps(rest, allow_nan=False).encode())
+
 def write_record(
     folder:Path,
     record:dict, # as from `restoration_record`
 )->None:
     "`layers.json`, with the list of all files that were written and their sizes."
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size
-             for path in sorted(folder.rglob('*')) if path.is_file()}
-    record['files'] = files
+    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob('*'))}
+    record['files'] = {name: path.stat().st_size for path, name in names.items()
+                       if path.is_file() and not name.startswith('work/')}
+    record['checksum'] = record_checksum(record)
     (folder/'layers.json').write_text(json.dumps(record, indent=1, allow_nan=False) + '\n')
