@@ -338,7 +338,7 @@ register_family(DecomposerConfig, Decomposer, DECOMPOSER_PRESETS)
 
 # %% ../nbs/05_decomposer.ipynb #cell-035
 class Autoencoder(nn.Module):
-    "The encoder of a decomposer and one head, as a rule without skips, that draws the frames again."
+    "The encoder of a decomposer and one head, usually without skips, that draws the frames again."
     def __init__(self,
         decomposer:Decomposer, # its encoder is shared, not copied
         skips:bool=False,      # let the finer levels, and the stem, through

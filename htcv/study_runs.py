@@ -18,27 +18,21 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .composition import Layers, composite, to_light_first
+from .composition import Layers, to_light_first
 from .console import CommandParser
-from .decomposer import Decomposer, create_decomposer
-from .evaluation import mae, mask_counts, per_sequence, score_decomposition, score_lighting
-from .evaluation import score_masks, score_source
+from .evaluation import mask_counts, per_sequence, score_decomposition
 from .images import write_image
 from .joint_training import joint_stage, layer_energies, naive_stage, report_stages
 from .joint_training import stages_before
-from .light_shadow import lighting_stage
 from .occlusion_ablation import MaskRun, answers_of, checked_runs, has_bfloat16, score_run
 from .occlusion_ablation import study_data, study_folder, study_runs, train_mask, warm_start
 from .occlusion_ablation import watcher
 from .plots import project_root, save_results
-from .rgb_mask_loss import BELOW, rgb_stage, underlying_picture
-from .source_reconstruction import source_stage
-from .training import LAYERS, Run, Settings, Stage, SyntheticPool, default_settings, load_run
-from .training import run_epoch, synthetic_data, throughout, train
+from .rgb_mask_loss import BELOW
+from .training import LAYERS, Settings, Stage, SyntheticPool, default_settings, train
 
 
 # %% ../nbs/52_study_runs.ipynb #cell-006
@@ -287,6 +281,17 @@ def make_stages(
             folder = project_root()/'runs'/'stage_study'/f'{size}-{seed}'
             metrics, config, _, _ = make_arm(stage, (), seed, size, folder=folder, epoch=20)
             save_results(f'stage_study/{size}-{name}-seed-{seed}', metrics, config, seed)
+
+# %% ../nbs/52_study_runs.ipynb #sweep-imports
+from lightning_fabric import Fabric
+
+from .composition import composite
+from .decomposer import Decomposer, create_decomposer
+from .evaluation import mae, score_lighting, score_masks, score_source
+from .light_shadow import lighting_stage
+from .rgb_mask_loss import rgb_stage, underlying_picture
+from .source_reconstruction import source_stage
+from .training import Run, load_run, run_epoch, synthetic_data, throughout
 
 # %% ../nbs/52_study_runs.ipynb #sweep-arms
 SWEEP_STEPS = 200 # of the optimiser, in each stage

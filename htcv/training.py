@@ -173,8 +173,8 @@ class Run:
         for name, part in model.parts.items():
             for parameter in part.parameters(): parameter.requires_grad_(name in stage.learns)
         learning = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(learning, lr=stage.learning_rate,
-                                     weight_decay=stage.weight_decay)
+        rates = dict(lr=stage.learning_rate, weight_decay=stage.weight_decay)
+        optimizer = torch.optim.Adam(learning, **rates)
         self.schedule = _schedule(optimizer, stage, settings)
         self.wrapped, self.optimizer = fabric.setup(self.module, optimizer)
         self.epoch, self.step, self.history, self.validation, self.seconds = 0, 0, [], [], 0.
@@ -189,8 +189,7 @@ def _schedule(optimizer, stage:Stage, settings:Settings):
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, stage.learning_rate, total_steps=max(2, stage.steps) + 1, pct_start=.15,
             cycle_momentum=False)
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=.1, patience=10)
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.1, patience=10)
 
 # %% ../nbs/06_training.ipynb #cell-018
 @patch
