@@ -313,6 +313,8 @@ def sweep_arms(
     plain = (('rgb_residual', False),)
     arms = {name + '-plain'*bool(of): SweepArm(throughout(stage, **chain), of)
             for name, stage in stages.items() for of in ((), plain)}
+    free = arms['rgb-v1-none-plain'].stage
+    arms['rgb-v1-none-plain-long'] = SweepArm(replace(free, steps=4*steps), plain)
     arms |= _source_arms(throughout(source_stage(), **chain))
     others = [lighting_stage(metric=x) for x in ('mse', 'mae', 'ssim')]
     others += [source_stage(metric=x) for x in ('mae', 'ssim')]
@@ -339,7 +341,7 @@ def _base_of(name:str)->str: # '' where it is one itself
     parts = name.split('-')
     pairs = {'source-plain-merged': 'source-plain', 'source-frozen-skips': 'source-frozen',
              'source-frozen-scratch': 'source-frozen'}
-    if parts[0] == 'rgb': return name.removesuffix('-plain')*(parts[-1] == 'plain')
+    if parts[0] == 'rgb': return name.removesuffix(f'-{parts[-1]}')*(parts[-1] in ('plain', 'long'))
     return pairs.get(name, parts[0]*(len(parts) > 1))
 
 # %% ../nbs/52_study_runs.ipynb #train-arm
