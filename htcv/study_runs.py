@@ -308,7 +308,7 @@ def sweep_arms(
 )->dict: # name -> `SweepArm`
     "Every arm of the sweep, dearest questions first."
     chain, stages = dict(steps=steps), {}
-    for regulariser, version in (('none', 1), ('decay', 1), ('decay', 2), ('mask', 1)):
+    for regulariser, version in (('none', 1), ('decay', 1), ('decay', 2)):
         stages[f'rgb-v{version}-{regulariser}'] = rgb_stage(version, regulariser)
     plain = (('rgb_residual', False),)
     arms = {name + '-plain'*bool(of): SweepArm(throughout(stage, **chain), of)
@@ -318,8 +318,8 @@ def sweep_arms(
     arms |= _source_arms(throughout(source_stage(), **chain))
     others = [lighting_stage(metric=x) for x in ('mse', 'mae', 'ssim')]
     others += [source_stage(metric=x) for x in ('mae', 'ssim')]
-    others += [source_stage(skips=True), source_stage(pretrained=False), source_stage('frozen'),
-               source_stage('frozen', skips=True), source_stage('frozen', pretrained=False)]
+    others += [source_stage(skips=True), source_stage('frozen'), source_stage('frozen', skips=True),
+               source_stage('frozen', pretrained=False)]
     return arms | {stage.name: SweepArm(throughout(stage, **chain)) for stage in others}
 
 # %% ../nbs/52_study_runs.ipynb #source-arms
