@@ -38,7 +38,7 @@ class DecomposerConfig:
     up_kernel:tuple=(1, 3, 3)       # convolutions of the up-steps
     # channels of the fine maps beside the up-steps; () leaves them without skip
     stem:tuple=(16, 8)
-    source_reduction:str='mean'     # how T becomes 1: 'first', 'mean' or 'mean_max'
+    source_reduction:str='mean'     # how T becomes 1, one of `REDUCTIONS`
     lighting_channels:int=3         # of shadow and of light: 3 or 1
     source_residual:bool=True       # the source head corrects the mean of the frames
     rgb_residual:bool=True          # the occluder's colour corrects the frame, where it is seen
@@ -55,7 +55,7 @@ class DecomposerConfig:
         return tuple(self.dim * 2**level for level in range(len(self.depths)))
 
 # %% ../nbs/05_decomposer.ipynb #cell-006
-REDUCTIONS = ('first', 'mean', 'mean_max')
+REDUCTIONS = ('first', 'mean', 'mean_max', 'merged')
 # channels, window or anything else that is counted; more is a mistake, or meant to fill the memory
 LARGEST = 4096
 
@@ -265,7 +265,8 @@ class Decomposer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.source = UNetHead(config, 3, time=config.source_reduction)
+        reduction = config.source_reduction
+        self.source = UNetHead(config, 3, time='frames' if reduction == 'merged' else reduction)
         self.light_shadow = UNetHead(config, 2*config.lighting_channels)
         self.occlusion = UNetHead(config, 1 + 3)
         if config.init_output_bias: self._start_from_nothing()
@@ -278,13 +279,31 @@ class Decomposer(nn.Module):
         frames:Tensor,     # (B,3,T,H,W) in [0,1], any T, at least 16×16
         heads:tuple=HEADS, # the ones to compute
     )->Prediction:
-        heads = _known_heads(heads)
-        check_frames(frames)
-        T, H, W = frames.shape[2:]
-        levels = self.encoder(frames)
-        seen = residual_inputs(frames, self.config.patch) if self.config.stem else None
-        return self._read({name: self.parts[name](levels, seen)[:, :, :T, :H, :W]
-                           for name in heads}, frames)
+        return self._read(self._channels(frames, _known_heads(heads)), frames)
+
+# %% ../nbs/05_decomposer.ipynb #source-estimates
+@patch
+def _channels(self:Decomposer, frames:Tensor, heads:tuple)->dict: # name -> (B,C,T or 1,H,W)
+    "What the heads put out, before it is read as layers."
+    check_frames(frames)
+    T, H, W = frames.shape[2:]
+    levels = self.encoder(frames)
+    seen = residual_inputs(frames, self.config.patch) if self.config.stem else None
+    return {name: self.parts[name](levels, seen)[:, :, :T, :H, :W] for name in heads}
+
+@patch
+def _estimates(self:Decomposer, output:Tensor, frames:Tensor)->Tensor: # (B,3,T or 1,H,W)
+    "Sources, as many as the source head puts out."
+    residual = self.config.source_residual
+    start = frames.mean(2, keepdim=True).clamp(.01, .99).logit() if residual else 0
+    return (output + start).sigmoid()
+
+@patch
+def source_estimates(self:Decomposer,
+    frames:Tensor, # (B,3,T,H,W) in [0,1]
+)->Tensor: # (B,3,T,H,W) in [0,1]; (B,3,1,H,W) where the head itself has reduced time
+    "What the source is the mean of: with `source_reduction='merged'` an estimate from each frame."
+    return self._estimates(self._channels(frames, ('source',))['source'], frames)
 
 # %% ../nbs/05_decomposer.ipynb #cell-021
 @patch
@@ -293,8 +312,7 @@ def _read(self:Decomposer, outputs:dict, frames:Tensor)->Prediction:
     "Channels to layers, each through its own end."
     prediction = Prediction()
     if 'source' in outputs:
-        start = frames.mean(2).clamp(.01, .99).logit() if self.config.source_residual else 0
-        prediction.source = (outputs['source'][:, :, 0] + start).sigmoid()
+        prediction.source = self._estimates(outputs['source'], frames).mean(2)
     if 'light_shadow' in outputs:
         light, shadow = outputs['light_shadow'].chunk(2, dim=1)
         prediction.light, prediction.shadow = light.relu().clamp(max=1), shadow.sigmoid()
@@ -320,15 +338,17 @@ register_family(DecomposerConfig, Decomposer, DECOMPOSER_PRESETS)
 
 # %% ../nbs/05_decomposer.ipynb #cell-035
 class Autoencoder(nn.Module):
-    "The encoder of a decomposer and one head, skip connections off, that draws the frames again."
+    "The encoder of a decomposer and one head, usually without skips, that draws the frames again."
     def __init__(self,
         decomposer:Decomposer, # its encoder is shared, not copied
+        skips:bool=False,      # let the finer levels, and the stem, through
     ):
         super().__init__()
         self.encoder = decomposer.encoder
-        self.head = UNetHead(decomposer.config, 3, skips=False)
+        self.head, self.patch = UNetHead(decomposer.config, 3, skips=skips), decomposer.config.patch
 
     def forward(self, frames:Tensor)->Tensor: # (B,3,T,H,W) in [0,1] -> the same
         check_frames(frames)
         T, H, W = frames.shape[2:]
-        return self.head(self.encoder(frames))[:, :, :T, :H, :W].sigmoid()
+        seen = residual_inputs(frames, self.patch) if len(self.head.stem.convolutions) else None
+        return self.head(self.encoder(frames), seen)[:, :, :T, :H, :W].sigmoid()

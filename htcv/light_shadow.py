@@ -11,12 +11,11 @@ __all__ = ['KINDS', 'PSEUDO_ORDER', 'METRICS', 'gaussian_matrix', 'blur', 'light
 import functools, math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .composition import ORDERS, frames_png, underlying
 from .plots import by_scale
-from .source_reconstruction import source_stage
+from .source_reconstruction import SOURCE_METRICS, source_stage
 from .training import Stage
 
 # %% ../nbs/20_light_shadow.ipynb #cell-007
@@ -125,14 +124,14 @@ def explore_lighting_labels(
     return widgets.VBox([widgets.HBox([sigma, kind, order]), picture])
 
 # %% ../nbs/20_light_shadow.ipynb #cell-025
-METRICS = dict(mse=F.mse_loss, mae=F.l1_loss)
+METRICS = SOURCE_METRICS # what the source may be compared by, the recomposition may be, too
 
 def lighting_loss(
     model,                  # Decomposer
     batch:dict,             # frames (B,3,T,H,W) and source (B,3,H,W)
     kind:str='ratio',       # of the shadow pseudo-label
     order:str=PSEUDO_ORDER, # of both recompositions
-    metric:str='mse',       # or `mae`
+    metric:str='mse',       # one of `METRICS`
 )->dict: # loss
     "The picture under predicted layers against that under the pseudo-labels (report §2.2)."
     if metric not in METRICS:
@@ -148,7 +147,7 @@ def source_and_lighting_loss(
     model,             # Decomposer
     batch:dict,        # frames and source
     kind:str='ratio',  # of the shadow pseudo-label
-    metric:str='mse',  # or `mae`
+    metric:str='mse',  # one of `METRICS`
 )->dict: # loss, source, lighting
     "Both losses at once, the recomposition on the predicted source, to finetune the two together."
     predicted = model(batch['frames'], heads=('source', 'light_shadow'))
@@ -160,11 +159,14 @@ def source_and_lighting_loss(
 
 # %% ../nbs/20_light_shadow.ipynb #cell-031
 def lighting_stage(
-    kind:str='ratio', # of the shadow pseudo-label; `difference` is the report's
+    kind:str='ratio',  # of the shadow pseudo-label; `difference` is the report's
+    metric:str='mse',  # see `lighting_loss`
 )->Stage:
     "Light and shadow heads from their pseudo-labels; encoder and source head frozen (report §2)."
-    name = 'light_shadow' + '-difference'*(kind == 'difference')
-    return Stage(name, ('light_shadow',), functools.partial(lighting_loss, kind=kind),
+    name = ('light_shadow' + '-difference'*(kind == 'difference')
+            + f'-{metric}'*(metric != 'mse'))
+    usual = {} if metric == 'mse' else dict(metric=metric) # not named in older records
+    return Stage(name, ('light_shadow',), functools.partial(lighting_loss, kind=kind, **usual),
                  steps=by_scale(tiny=3, cpu=220, gpu=4000, report=20000), after=source_stage(),
                  learning_rate=by_scale(tiny=2e-3, gpu=1e-3))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGULARISERS', 'GROUP_CUT', 'GROUP_THRESHOLD', 'WEIGHTS', 'BELOW', 'mask_decay', 'underlying_picture', 'reconstruct',
-           'rgb_loss', 'rgb_stage', 'optimal_mask', 'WeightSweep', 'read_rows', 'load_sweep', 'draw_sweep',
+           'rgb_loss', 'rgb_stage', 'load_arm', 'optimal_mask', 'WeightSweep', 'read_rows', 'load_sweep', 'draw_sweep',
            'explore_weight']
 
 # %% ../nbs/32_rgb_mask_loss.ipynb #cell-002
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .binary_mask_loss import binary_mask_loss, mask_stage, mask_target, threshold_picture
 from .composition import composite, underlying
+from .evaluation import COUNTS
 from .images import read_image
 from .light_shadow import PSEUDO_ORDER, pseudo_underlying
 from .plots import by_scale, draw_image, project_root
@@ -119,6 +120,27 @@ def rgb_stage(
                  steps=by_scale(tiny=3, cpu=150, gpu=3000, report=20000), after=mask_stage(),
                  learning_rate=by_scale(tiny=2e-3, gpu=1e-3),
                  threshold=GROUP_THRESHOLD if mode == 'group' else .5)
+
+# %% ../nbs/32_rgb_mask_loss.ipynb #load-arm
+def load_arm(
+    name:str,    # of an arm of the sweep, see `htcv.study_runs.sweep_arms`
+    folder=None, # default: `results/sweep_study`
+)->list: # a dict of scores for each sequence, with `seed`, and `iou` where masks were counted
+    "What was stored of an arm, all seeds in a row."
+    folder, rows = folder or project_root()/'results'/'sweep_study', []
+    for path in sorted(folder.glob(f'{name}-seed-*.json')):
+        run = json.loads(path.read_text())
+        rows += [_with_iou(row) | dict(seed=run['seed']) for row in run['metrics']['per_sequence']]
+    if not rows: raise FileNotFoundError(f'no arm {name} in {folder}: run python -m '
+                                         f'htcv.study_runs --sweep')
+    return rows
+
+# %% ../nbs/32_rgb_mask_loss.ipynb #with-iou
+def _with_iou(row:dict)->dict:
+    "A sequence's scores with the IoU of its counts; nothing out of nothing is 1."
+    if 'true_positive' not in row: return row
+    hits, union = row['true_positive'], sum(row[name] for name in COUNTS)
+    return row | dict(iou=hits/union if union else 1.)
 
 # %% ../nbs/32_rgb_mask_loss.ipynb #cell-037
 def optimal_mask(

@@ -110,6 +110,7 @@ class Stage:
     patience:int=10              # with `plateau`: epochs without a better loss before it stops
     order:str='light_first'      # in which its layers compose; goes with the weights
     threshold:float=.5           # of its mask; goes with the weights
+    weight_decay:float=0.        # Adam's own: this much of each weight is added to its gradient
 
     def __post_init__(self):
         unknown = set(self.learns) - set(PARTS)
@@ -118,6 +119,9 @@ class Stage:
                              f'{sorted(unknown)}')
         if self.steps < 1:
             raise ValueError(f'stage {self.name}: steps must be at least 1; got {self.steps}')
+        if not self.weight_decay >= 0:
+            raise ValueError(f'stage {self.name}: weight_decay must be 0 or more; got '
+                             f'{self.weight_decay}')
 
 # %% ../nbs/06_training.ipynb #cell-013
 def _name(function:Callable|None)->str|None:
@@ -129,10 +133,11 @@ def _name(function:Callable|None)->str|None:
 @patch
 def describe(self:Stage)->dict: # plain values, for JSON
     "The stage in words; two stages that differ are described differently."
+    decay = dict(weight_decay=self.weight_decay) if self.weight_decay else {} # as in older records
     return dict(name=self.name, learns=list(self.learns), loss=_name(self.loss), steps=self.steps,
                 after=self.after and self.after.name, scaffold=_name(self.scaffold),
                 learning_rate=self.learning_rate, patience=self.patience,
-                order=self.order, threshold=self.threshold)
+                order=self.order, threshold=self.threshold) | decay
 
 # %% ../nbs/06_training.ipynb #cell-014
 def throughout(
@@ -168,7 +173,8 @@ class Run:
         for name, part in model.parts.items():
             for parameter in part.parameters(): parameter.requires_grad_(name in stage.learns)
         learning = [p for p in self.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(learning, lr=stage.learning_rate)
+        rates = dict(lr=stage.learning_rate, weight_decay=stage.weight_decay)
+        optimizer = torch.optim.Adam(learning, **rates)
         self.schedule = _schedule(optimizer, stage, settings)
         self.wrapped, self.optimizer = fabric.setup(self.module, optimizer)
         self.epoch, self.step, self.history, self.validation, self.seconds = 0, 0, [], [], 0.
@@ -183,8 +189,7 @@ def _schedule(optimizer, stage:Stage, settings:Settings):
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, stage.learning_rate, total_steps=max(2, stage.steps) + 1, pct_start=.15,
             cycle_momentum=False)
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=.1, patience=10)
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.1, patience=10)
 
 # %% ../nbs/06_training.ipynb #cell-018
 @patch
