@@ -332,6 +332,71 @@ def test_modules_import_only_modules_numbered_below(root):
                 assert number[other] < number[name], f"{name} imports {other}"
 
 
+LONGEST = 450  # lines
+
+
+def long_modules(folder):
+    return {path.name: n for path in folder.glob("*.py") if path.name != "_modidx.py"
+            and (n := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST}
+
+
+def test_no_module_is_long(root, tmp_path):
+    assert not long_modules(root/"htcv"), "split the notebook: one job a module"
+    for name, n in (("fits", LONGEST), ("long", LONGEST + 1), ("_modidx", 2*LONGEST)): (tmp_path/f"{name}.py").write_text("x = 1\n"*n)
+    assert long_modules(tmp_path) == {"long.py": LONGEST + 1}
+
+
+# ---- commands -------------------------------------------------------------------------------------------------
+
+def console_scripts(root):
+    "Name -> (module, function), from the one list that setup.py reads."
+    listed = re.search(r"^console_scripts = (.+)$", (root/"settings.ini").read_text(), flags=re.M)[1]
+    return {name: tuple(place.split(":")) for name, place in (one.split("=") for one in listed.split())}
+
+
+ANSWERS = """
+import contextlib, io, json, sys, time
+began = time.process_time()
+from {module} import {function} as command
+told = []
+for words in (["--help"], ["--version"], ["x", "--out", "y", "--nonsense"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try: code = command(words)
+        except SystemExit as stop: code = stop.code
+    told.append([code, out.getvalue(), err.getvalue()])
+heavy = sorted({{"torch", "scipy", "matplotlib", "dask", "distributed"}} & set(sys.modules))
+print(json.dumps([told, heavy, time.process_time() - began]))
+"""
+
+
+@pytest.mark.parametrize("name", ["htcv_render", "htcv_evaluate", "htcv_restore", "htcv_train"])
+def test_every_command_answers_at_once(name, root, fresh_python):
+    "Help, version and a mistyped option need no torch and no time."
+    module, function = console_scripts(root)[name]
+    told, heavy, seconds = json.loads(fresh_python(ANSWERS.format(module=module, function=function)))
+    version = re.search(r"^version = (.+)$", (root/"settings.ini").read_text(), flags=re.M)[1]
+    shown, versioned, wrong = told
+    assert shown[0] == 0 and "--version" in shown[1] and name in shown[1]
+    assert versioned[:2] == [0, f"{name} {version}\n"]
+    assert wrong[0] == 2 and "--nonsense" in wrong[2] and "Traceback" not in wrong[2]
+    assert not heavy and seconds < .5
+
+
+def test_all_commands_are_tested(root):
+    tested = next(mark for mark in test_every_command_answers_at_once.pytestmark if mark.name == "parametrize").args[1]
+    assert sorted(tested) == sorted(console_scripts(root))
+    for module, function in console_scripts(root).values():
+        assert f"def {function}(" in (root/f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_what_runs_as_a_module_says_its_version_too(root):
+    "`python -m htcv.X --version`: such modules read their arguments with `CommandParser`, which adds it."
+    for path in root.glob("htcv/*.py"):
+        if path.stem == "console": continue
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+        assert not any(call.endswith("ArgumentParser") for call in calls), f"{path.name}: use console.CommandParser"
+
+
 def test_importing_the_package_is_fast_and_brings_nothing(fresh_python):
     seconds, loaded = json.loads(fresh_python(
         "import time, sys, json; t = time.perf_counter(); import htcv; "
