@@ -245,6 +245,58 @@ def test_a_notebook_that_was_not_exported_is_named_and_then_exported(root, proje
     assert exporting(root, project, capsys)[0] == 0
 
 
+
+def edit_by_hand(module):
+    edited = re.sub(r"^def compose\(", "def compose( # by hand", module.read_text(), count=1, flags=re.M)
+    assert edited != module.read_text()
+    module.write_text(edited)
+    return edited
+
+
+def edit_notebook(path, line):
+    "Another line in the cell of `compose`; the notebook is then newer than its module."
+    import nbformat
+    nb = nbformat.read(path, as_version=4)
+    next(cell for cell in nb.cells if re.search(r"^def compose\(", cell.source, flags=re.M)).source += f"\n\n{line}"
+    nbformat.write(nb, path)
+    os.utime(path, (4e9, 4e9))
+
+
+def test_a_hand_edit_is_found_though_its_notebook_is_newer(root, project, capsys):
+    "Export after export without a commit goes through; what no export wrote is refused, whatever the times."
+    book, module = project/"nbs/01_composition.ipynb", project/"htcv/composition.py"
+    assert exporting(root, project, capsys, "--write")[0] == 0
+    for n in (1, 2):
+        edit_notebook(book, f"def added_{n}(): return {n}")
+        code, said = exporting(root, project, capsys, "--write")
+        assert code == 0 and f"def added_{n}" in module.read_text(), said
+    edited = edit_by_hand(module)
+    os.utime(book, (5e9, 5e9))
+    for further in (False, True):  # the notebook is only newer; and it was changed too
+        if further: edit_notebook(book, "def added_3(): return 3")
+        code, said = exporting(root, project, capsys, "--write")
+        assert code == 1 and "htcv/composition.py was edited by hand" in said and "nbdev_update" in said
+        assert "nbs/01_composition.ipynb, cell-" in said and module.read_text() == edited
+
+
+def test_in_a_clone_what_is_committed_is_no_hand_edit(root, project, capsys):
+    "Without a record: a fresh clone, in which files have any times."
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(project)]
+    for words in (["init", "-q"], ["add", "htcv", "nbs"], ["commit", "-qm", "all"]): subprocess.run([*git, *words], check=True)
+    book, module = project/"nbs/01_composition.ipynb", project/"htcv/composition.py"
+    edit_notebook(book, "def added(): return 1")
+    os.utime(book, (1e9, 1e9))  # older than its module, as after a checkout
+    code, said = exporting(root, project, capsys)
+    assert code == 1 and "older than its notebook" in said and not (project/".exported.json").exists()
+    edited = edit_by_hand(module)
+    os.utime(book, (5e9, 5e9))
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 1 and "edited by hand" in said and module.read_text() == edited
+    subprocess.run([*git, "checkout", "-q", "htcv/composition.py"], check=True)
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 0 and "def added" in module.read_text()
+
+
 def test_a_module_that_no_notebook_makes_is_found(root, project, capsys):
     (project/"htcv/stray.py").write_text("x = 1\n")
     code, said = exporting(root, project, capsys, "--write")
