@@ -313,7 +313,7 @@ def adjusted(
     mode:str='soft',          # see `composite`
     t:int|None=None,          # one frame alone; default: all
 )->Tensor: # frames (B,3,T,H,W), or (B,3,1,H,W)
-    "The frames again, every layer at another strength: S·Aˢ + l·L under an occluder of opacity o·M."
+    "The frames again, each layer at another strength: S·Aˢ + l·L under an occluder o·M."
     one = slice(None) if t is None else slice(t, t + 1)
     cast, added, mask, rgb = (x[:, :, one] for x in (layers.shadow, layers.light,
                                                      layers.occlusion_mask, layers.occlusion_rgb))
