@@ -306,15 +306,19 @@ def to_light_first(
 # %% ../nbs/01_composition.ipynb #cell-046
 def adjusted(
     layers:Layers,            # one sequence or more
-    shadow:float=1.,          # 0 takes the shadow off, 1 leaves it
-    light:float=1.,           # gain of the light
-    occlusion:float=1.,       # opacity of the occluder
+    shadow:float=1.,          # strengths: 0 takes a layer off, 1 leaves it, more exaggerates
+    light:float=1.,
+    occlusion:float=1.,
     order:str='shadow_first', # see `underlying`
     mode:str='soft',          # see `composite`
-)->Tensor: # frames (B,3,T,H,W)
-    "The frames again, with every layer turned up or down."
-    picture = underlying(layers.source, 1 - shadow*(1 - layers.shadow), light*layers.light, order)
-    return composite(picture, occlusion*layers.occlusion_mask, layers.occlusion_rgb, mode)
+    t:int|None=None,          # one frame alone; default: all
+)->Tensor: # frames (B,3,T,H,W), or (B,3,1,H,W)
+    "The frames again, each layer at another strength: S·Aˢ + l·L under an occluder o·M."
+    one = slice(None) if t is None else slice(t, t + 1)
+    cast, added, mask, rgb = (x[:, :, one] for x in (layers.shadow, layers.light,
+                                                     layers.occlusion_mask, layers.occlusion_rgb))
+    picture = underlying(layers.source, cast**shadow, light*added, order)
+    return composite(picture, (occlusion*mask).clamp(max=1), rgb, mode)
 
 # %% ../nbs/01_composition.ipynb #cell-047
 def explore_composition(

@@ -11,6 +11,8 @@ import argparse, errno, os, signal, sys, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from . import __version__
+
 # %% ../nbs/00_console.ipynb #cell-005
 def _spelled(text:str, stream)->str:
     "Whatever the terminal can spell."
@@ -38,7 +40,11 @@ def print_result(
 
 # %% ../nbs/00_console.ipynb #cell-008
 class CommandParser(argparse.ArgumentParser):
-    "Help, usage and errors in whatever the terminal can spell."
+    "Help, usage and errors in whatever the terminal can spell; `--version` of every command."
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.add_argument('--version', action='version', version=f'{self.prog} {__version__}')
+
     def _print_message(self, message, file=None):
         if file is sys.stdout: print_result(message.rstrip('\n'))
         else: say(message.rstrip('\n'))

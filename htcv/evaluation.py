@@ -6,8 +6,8 @@
 __all__ = ['MAX_PSNR', 'GREY', 'COUNTS', 'RATIOS', 'CUTS', 'COLUMNS', 'SOURCE_COLUMNS', 'MASK_COLUMNS', 'LIGHTING_COLUMNS',
            'psnr', 'after_gain', 'psnr_after_gain', 'after_smooth_gain', 'psnr_after_smooth_gain', 'ssim', 'mae', 'age',
            'peps', 'mask_counts', 'iou', 'f1', 'precision', 'recall', 'average_precision', 'best_threshold', 'si_mse',
-           'score_lighting', 'pattern_peak', 'score_source', 'score_masks', 'score_decomposition', 'trivial_layers',
-           'per_sequence', 'bootstrap', 'shown_digits', 'comparison_table']
+           'score_lighting', 'score_source', 'score_masks', 'score_decomposition', 'trivial_layers', 'per_sequence',
+           'bootstrap', 'shown_digits', 'comparison_table']
 
 # %% ../nbs/07_evaluation.ipynb #cell-002
 from dataclasses import replace
@@ -280,27 +280,6 @@ def score_lighting(
                    f'{name}_mae_outside': mae(guess, truth, seen*(1 - inside)),
                    f'{name}_si_mse': si_mse(guess, truth, seen)}
     return scores
-
-# %% ../nbs/07_evaluation.ipynb #cell-031
-def pattern_peak(
-    x:Tensor,      # (...,H,W), at the size at which it was predicted
-    period:int=2,  # pixels
-    around:int=6,  # frequencies to either side to compare with
-)->Tensor: # (...): amplitude at the period, by the mean of the amplitudes around it
-    "How far a pattern of a period stands out, down, across or diagonally, whichever is most."
-    H, W = (n//period*period for n in x.shape[-2:])
-    if min(H, W) < 4*around:
-        raise ValueError(f'maps must be at least {4*around} pixels; got {tuple(x.shape[-2:])}')
-    x = x[..., :H, :W] - x[..., :H, :W].mean((-2, -1), keepdim=True)
-    window = torch.hann_window(H)[:, None]*torch.hann_window(W)
-    spectrum = torch.fft.fft2(x*window).abs()
-    offsets, peaks = torch.arange(-around, around + 1), []
-    # a Hann window spreads a line over three
-    apart = (offsets[:, None].abs() > 1) | (offsets.abs() > 1)
-    for down, across in ((H//period, 0), (0, W//period), (H//period, W//period)):
-        near = spectrum[..., (down + offsets)[:, None] % H, (across + offsets) % W]
-        peaks.append(near[..., around, around]/near[..., apart].mean(-1).clamp(min=1e-12))
-    return torch.stack(peaks, -1).amax(-1)
 
 # %% ../nbs/07_evaluation.ipynb #cell-034
 def score_source(

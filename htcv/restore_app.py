@@ -19,7 +19,8 @@ from .app_controls import plain_upload
 from .app_files import Choice, Upload, chosen_on_disk, examples, file_link, in_app_words
 from .app_files import roomy_folder, write_new
 from .app_pictures import BLUE, film_strip, outlined_photograph, side_by_side, tinted
-from .app_results import StoredRestoration, relit
+from .app_results import StoredRestoration
+from .composition import adjusted
 from .console import duration
 from .files import printable
 from .openraster import png_bytes
@@ -289,7 +290,7 @@ def draw(self:RestoreApp, _=None):
         if self.view:
             shots = [tinted(x, self.view.occlusion_mask[0, :, i], self.at['mask'].value)
                      for i, x in enumerate(shots)]
-            after = relit(self.view, t, **self.strengths())
+            after = adjusted(self.view, **self.strengths(), t=t)[0, :, 0]
             if self.at['unseen'].value: after = tinted(after, 1 - self.confidence, .8, BLUE)
             picture = side_by_side(shots[t], after, self.at['split'].value)
         self.picture.value, self.strip.value = png_bytes(picture), png_bytes(film_strip(shots, t))

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from . import __version__
 from .cluster import MissingExtra, cluster_client, dashboard_link, need_cluster, run_tasks
 from .console import CommandParser, Progress, at_most, counted, duration, print_result
 from .console import let_threads_sleep, reopen_streams, say
@@ -219,7 +218,6 @@ left half written."""
 
 # %% ../nbs/62_restore_command.ipynb #cell-023
 OPTIONS = {
-    '--version': dict(action='version', version=f'htcv_restore {__version__}'),
     '--out': dict(required=True, metavar='OUT', help='the folder to make'),
     '--force': dict(action='store_true', help='replace a result that is there'),
     '--align': dict(action='store_true',

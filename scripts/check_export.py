@@ -3,14 +3,18 @@
     check_export.py           change nothing; fail where a module and its notebook differ
     check_export.py --write   export, but never over a module that was edited by hand
 
-A module that is newer than its notebook was edited by hand: `nbdev_update` brings such an edit into the notebook.
+Every export leaves the hashes of what it wrote in `.exported.json`, which git ignores. A module whose text was neither
+written by the last export, nor is committed, nor is what the notebooks export now, was edited by hand, however new its
+notebook is: `nbdev_update` brings such an edit into the notebook. Where there is neither a record nor git, a module
+that is newer than its notebook was.
 """
-import argparse, os, re, shutil, subprocess, sys, tempfile
+import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"^# %% (\S+?\.ipynb) #(\S+)$|^# %% (auto) (#0)$", flags=re.M)
 GENERATED = {"_modidx.py", "__init__.py"}  # nbdev writes both from everything else
+RECORD = ".exported.json"  # module -> hash of its text as an export last wrote it or found it
 
 
 def export_into(folder, root=ROOT):
@@ -64,10 +68,38 @@ def compare(root, folder):
     return found
 
 
+def digest(data): return hashlib.sha256(data).hexdigest()
+
+
+def recorded(root=ROOT):
+    "What the last export left: module -> hash; nothing where there was none."
+    try: return json.loads((root/RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError): return {}
+
+
+def remember(modules, root=ROOT):
+    "Adds these modules to the record, as they are now; what is gone is taken out."
+    hashes = recorded(root) | {name: digest((root/"htcv"/name).read_bytes()) for name in modules if (root/"htcv"/name).exists()}
+    kept = {name: hashes[name] for name in sorted(hashes) if (root/"htcv"/name).exists()}
+    draft = root/f"{RECORD}.part"
+    draft.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    draft.replace(root/RECORD)
+
+
+def committed(name, root=ROOT):
+    "The module as it is committed, or None: no clone, or not in it."
+    try: done = subprocess.run(["git", "show", f"HEAD:./htcv/{name}"], cwd=root, capture_output=True)
+    except OSError: return None  # no git
+    return done.stdout if done.returncode == 0 else None
+
+
 def edited_by_hand(name, cells, root=ROOT):
-    "A module that no notebook makes, or that is newer than the notebooks it differs from."
+    "A module that neither an export wrote nor git has; where nobody knows, one that is newer than its notebooks."
     path = root/"htcv"/name
     if name in GENERATED or not path.exists(): return False
+    text, known = path.read_bytes(), [recorded(root).get(name)]
+    if (in_git := committed(name, root)) is not None: known.append(digest(in_git))
+    if any(known): return digest(text) not in known
     books = {root/"nbs"/book for book, _, _ in cells if book.endswith(".ipynb")}
     return all(not book.exists() or path.stat().st_mtime_ns > book.stat().st_mtime_ns for book in books)
 
@@ -99,8 +131,10 @@ def main(arguments=None, root=ROOT):
                 exported = folder/"htcv"/name
                 if exported.exists(): shutil.copyfile(exported, root/"htcv"/name)
                 else: (root/"htcv"/name).unlink()
+            remember([path.name for path in root.glob("htcv/*.py")], root)
             print("exported: " + ", ".join(found))
             return 0
+        if options.write: remember([path.name for path in root.glob("htcv/*.py") if path.name not in found], root)
     for name, cells in found.items(): print("\n".join(report(name, cells, by_hand[name])))
     if found: print("nothing was changed")
     else: print(f"the export is in step: {len(list(root.glob('htcv/*.py')))} modules")

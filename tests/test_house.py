@@ -245,6 +245,58 @@ def test_a_notebook_that_was_not_exported_is_named_and_then_exported(root, proje
     assert exporting(root, project, capsys)[0] == 0
 
 
+
+def edit_by_hand(module):
+    edited = re.sub(r"^def compose\(", "def compose( # by hand", module.read_text(), count=1, flags=re.M)
+    assert edited != module.read_text()
+    module.write_text(edited)
+    return edited
+
+
+def edit_notebook(path, line):
+    "Another line in the cell of `compose`; the notebook is then newer than its module."
+    import nbformat
+    nb = nbformat.read(path, as_version=4)
+    next(cell for cell in nb.cells if re.search(r"^def compose\(", cell.source, flags=re.M)).source += f"\n\n{line}"
+    nbformat.write(nb, path)
+    os.utime(path, (4e9, 4e9))
+
+
+def test_a_hand_edit_is_found_though_its_notebook_is_newer(root, project, capsys):
+    "Export after export without a commit goes through; what no export wrote is refused, whatever the times."
+    book, module = project/"nbs/01_composition.ipynb", project/"htcv/composition.py"
+    assert exporting(root, project, capsys, "--write")[0] == 0
+    for n in (1, 2):
+        edit_notebook(book, f"def added_{n}(): return {n}")
+        code, said = exporting(root, project, capsys, "--write")
+        assert code == 0 and f"def added_{n}" in module.read_text(), said
+    edited = edit_by_hand(module)
+    os.utime(book, (5e9, 5e9))
+    for further in (False, True):  # the notebook is only newer; and it was changed too
+        if further: edit_notebook(book, "def added_3(): return 3")
+        code, said = exporting(root, project, capsys, "--write")
+        assert code == 1 and "htcv/composition.py was edited by hand" in said and "nbdev_update" in said
+        assert "nbs/01_composition.ipynb, cell-" in said and module.read_text() == edited
+
+
+def test_in_a_clone_what_is_committed_is_no_hand_edit(root, project, capsys):
+    "Without a record: a fresh clone, in which files have any times."
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", str(project)]
+    for words in (["init", "-q"], ["add", "htcv", "nbs"], ["commit", "-qm", "all"]): subprocess.run([*git, *words], check=True)
+    book, module = project/"nbs/01_composition.ipynb", project/"htcv/composition.py"
+    edit_notebook(book, "def added(): return 1")
+    os.utime(book, (1e9, 1e9))  # older than its module, as after a checkout
+    code, said = exporting(root, project, capsys)
+    assert code == 1 and "older than its notebook" in said and not (project/".exported.json").exists()
+    edited = edit_by_hand(module)
+    os.utime(book, (5e9, 5e9))
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 1 and "edited by hand" in said and module.read_text() == edited
+    subprocess.run([*git, "checkout", "-q", "htcv/composition.py"], check=True)
+    code, said = exporting(root, project, capsys, "--write")
+    assert code == 0 and "def added" in module.read_text()
+
+
 def test_a_module_that_no_notebook_makes_is_found(root, project, capsys):
     (project/"htcv/stray.py").write_text("x = 1\n")
     code, said = exporting(root, project, capsys, "--write")
@@ -330,6 +382,71 @@ def test_modules_import_only_modules_numbered_below(root):
             for other in [inside] if inside else [a.name for a in node.names] if node.level else []:
                 if other == '__version__': continue
                 assert number[other] < number[name], f"{name} imports {other}"
+
+
+LONGEST = 450  # lines
+
+
+def long_modules(folder):
+    return {path.name: n for path in folder.glob("*.py") if path.name != "_modidx.py"
+            and (n := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST}
+
+
+def test_no_module_is_long(root, tmp_path):
+    assert not long_modules(root/"htcv"), "split the notebook: one job a module"
+    for name, n in (("fits", LONGEST), ("long", LONGEST + 1), ("_modidx", 2*LONGEST)): (tmp_path/f"{name}.py").write_text("x = 1\n"*n)
+    assert long_modules(tmp_path) == {"long.py": LONGEST + 1}
+
+
+# ---- commands -------------------------------------------------------------------------------------------------
+
+def console_scripts(root):
+    "Name -> (module, function), from the one list that setup.py reads."
+    listed = re.search(r"^console_scripts = (.+)$", (root/"settings.ini").read_text(), flags=re.M)[1]
+    return {name: tuple(place.split(":")) for name, place in (one.split("=") for one in listed.split())}
+
+
+ANSWERS = """
+import contextlib, io, json, sys, time
+began = time.process_time()
+from {module} import {function} as command
+told = []
+for words in (["--help"], ["--version"], ["x", "--out", "y", "--nonsense"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try: code = command(words)
+        except SystemExit as stop: code = stop.code
+    told.append([code, out.getvalue(), err.getvalue()])
+heavy = sorted({{"torch", "scipy", "matplotlib", "dask", "distributed"}} & set(sys.modules))
+print(json.dumps([told, heavy, time.process_time() - began]))
+"""
+
+
+@pytest.mark.parametrize("name", ["htcv_render", "htcv_evaluate", "htcv_restore", "htcv_train"])
+def test_every_command_answers_at_once(name, root, fresh_python):
+    "Help, version and a mistyped option need no torch and no time."
+    module, function = console_scripts(root)[name]
+    told, heavy, seconds = json.loads(fresh_python(ANSWERS.format(module=module, function=function)))
+    version = re.search(r"^version = (.+)$", (root/"settings.ini").read_text(), flags=re.M)[1]
+    shown, versioned, wrong = told
+    assert shown[0] == 0 and "--version" in shown[1] and name in shown[1]
+    assert versioned[:2] == [0, f"{name} {version}\n"]
+    assert wrong[0] == 2 and "--nonsense" in wrong[2] and "Traceback" not in wrong[2]
+    assert not heavy and seconds < .5
+
+
+def test_all_commands_are_tested(root):
+    tested = next(mark for mark in test_every_command_answers_at_once.pytestmark if mark.name == "parametrize").args[1]
+    assert sorted(tested) == sorted(console_scripts(root))
+    for module, function in console_scripts(root).values():
+        assert f"def {function}(" in (root/f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_what_runs_as_a_module_says_its_version_too(root):
+    "`python -m htcv.X --version`: such modules read their arguments with `CommandParser`, which adds it."
+    for path in root.glob("htcv/*.py"):
+        if path.stem == "console": continue
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+        assert not any(call.endswith("ArgumentParser") for call in calls), f"{path.name}: use console.CommandParser"
 
 
 def test_importing_the_package_is_fast_and_brings_nothing(fresh_python):
