@@ -1,6 +1,8 @@
 """Do a notebook's own tests find faults? Changes its exported code in one place at a time, runs it, names what nobody noticed.
 
     python scripts/mutate.py 01_composition --sample 60      sixty faults, drawn with one seed; at scale tiny
+
+A survivor that is no fault, or that nobody could test well, is argued in tests/argued_mutants.json: {notebook: {"line | change": why}}.
 """
 import argparse, ast, copy, json, os, random, re, signal, sys, tempfile, time
 from pathlib import Path
@@ -43,7 +45,7 @@ def exported(cell):
 
 
 def mutants(cells):
-    "Every single change to the bodies of exported functions: (cell, line, what, changed source)."
+    "Every single change to the bodies of exported functions: (cell, line and change, changed source)."
     for number, cell in enumerate(cells):
         if not exported(cell): continue
         tree = ast.parse(cell.source)
@@ -55,46 +57,69 @@ def mutants(cells):
                 other = copy.deepcopy(tree)
                 target = next(n for i, n in enumerate(ast.walk(other)) if i == place)
                 list(mutations(target))[k][1](target)
-                yield number, getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(other))
+                line = cell.source.splitlines()[getattr(node, "lineno", 1) - 1].strip()
+                yield number, f"{line} | {what}", ast.unparse(ast.fix_missing_locations(other))
 
 
-def passes(cells, number=None, source="", limit=300):
-    "Runs all cells in a fork, one of them changed; False if any fails, or takes too long."
+def quiet():
+    "From here on: nothing is shown, and what a mutant saves is its own."
+    os.chdir(ROOT/"nbs")
+    null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1); os.dup2(null, 2)
+    import htcv.plots
+    kept = Path(tempfile.mkdtemp()) # a mutant leaves no figure in the project, and finds what it saved
+    def artefact_folder(kind): (kept/kind).mkdir(exist_ok=True); return kept/kind
+    htcv.plots.artefact_folder = artefact_folder
+
+
+def run(source):
+    "Is one cell's code without an error?"
+    from IPython.core.interactiveshell import InteractiveShell
+    if re.search(r"^#\|\s*(eval:\s*false|slow|gpu|default_exp)", source, re.M): return True
+    return InteractiveShell.instance().run_cell(source, store_history=False).success
+
+
+def passes(sources, limit=300):
+    "Runs the cells in a fork, after what ran before; False if any fails, or they take too long."
     child = os.fork()
     if child == 0:
         signal.alarm(limit)
-        os.chdir(ROOT/"nbs")
-        null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1); os.dup2(null, 2)
-        from IPython.core.interactiveshell import InteractiveShell
-        import htcv.plots
-        kept = Path(tempfile.mkdtemp()) # a mutant leaves no figure in the project, and finds what it saved
-        def artefact_folder(kind): (kept/kind).mkdir(exist_ok=True); return kept/kind
-        htcv.plots.artefact_folder = artefact_folder
-        shell = InteractiveShell.instance()
-        for i, cell in enumerate(cells):
-            if cell.cell_type != "code" or re.search(r"^#\|\s*(eval:\s*false|slow|gpu|default_exp)", cell.source, re.M): continue
-            if not shell.run_cell(source if i == number else cell.source, store_history=False).success: os._exit(1)
-        os._exit(0)
+        os._exit(not all(map(run, sources)))
     return os.waitpid(child, 0)[1] == 0
+
+
+def survivors(cells, found, tell):
+    "Those of the mutants that no cell notices. What stands before the changed cell runs once."
+    quiet()
+    sources = [cell.source if cell.cell_type == "code" else "#| default_exp" for cell in cells]
+    started = time.perf_counter()
+    if not passes(sources): raise ValueError("the notebook fails as it is")
+    limit, done, alive = int(10*(time.perf_counter() - started)) + 20, 0, []
+    for i, (number, name, source) in enumerate(sorted(found, key=lambda mutant: mutant[0])):
+        while done < number: run(sources[done]); done += 1
+        if passes([source, *sources[number + 1:]], limit): alive.append(name)
+        tell(i + 1, alive)
+    if not passes(sources[done:], limit): raise ValueError("the mutants left something behind: what is as it was fails too")
+    return alive
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebook"); parser.add_argument("--sample", type=int, help="so many, drawn with one seed")
+    parser.add_argument("notebook"); parser.add_argument("--sample", type=int, help="so many, drawn with --seed")
+    parser.add_argument("--seed", type=int, default=0, help="which sample is drawn")
+    parser.add_argument("--only", default="", help="mutants whose line contains this")
     options = parser.parse_args()
-    import nbformat, torch, matplotlib.pyplot, torchmetrics.functional, IPython, fastcore.test, kornia  # once, before the forks
-    torch.set_num_threads(1)
+    import cv2, nbformat, torch, matplotlib.pyplot, torchmetrics.functional, IPython, fastcore.test, kornia  # once, before the forks
+    torch.set_num_threads(1); cv2.setNumThreads(0) # a fork has no threads but its own
     cells = nbformat.read(ROOT/"nbs"/f"{options.notebook}.ipynb", as_version=4).cells
-    started = time.perf_counter()
-    if not passes(cells): sys.exit(f"{options.notebook} fails as it is")
-    limit = int(10*(time.perf_counter() - started)) + 20
-    found = list(mutants(cells))
-    if options.sample: found = random.Random(0).sample(found, min(options.sample, len(found)))
-    survivors = []
-    for i, (number, line, what, source) in enumerate(found):
-        if passes(cells, number, source, limit): survivors.append(f"cell {number}, line {line}: {what}")
-        print(f"{i + 1}/{len(found)}, {len(survivors)} not found, {time.perf_counter() - started:.0f} s", end="\r", file=sys.stderr)
-    print(json.dumps(dict(notebook=options.notebook, mutants=len(found), found=len(found) - len(survivors), survivors=survivors), indent=1))
+    argued = json.loads((ROOT/"tests"/"argued_mutants.json").read_text()).get(options.notebook, {})
+    found = [mutant for mutant in mutants(cells) if options.only in mutant[1]]
+    if options.sample: found = random.Random(options.seed).sample(found, min(options.sample, len(found)))
+    out, err = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(2), "w")
+    def tell(i, alive): print(f"{i}/{len(found)}, {len(alive)} not found, {time.perf_counter():.0f} s", end="\r", file=err, flush=True)
+    alive = survivors(cells, found, tell)
+    print(json.dumps(dict(notebook=options.notebook, mutants=len(found), found=len(found) - len(alive),
+                          argued={name: argued[name] for name in alive if name in argued},
+                          survivors=[name for name in alive if name not in argued]), indent=1, ensure_ascii=False), file=out)
 
 
 if __name__ == "__main__": main()
