@@ -111,12 +111,13 @@ STYLE = {'figure.dpi': 110, 'savefig.dpi': 110, 'figure.facecolor': 'white',
          'axes.spines.top': False, 'axes.spines.right': False,
          'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6,
          'axes.prop_cycle': mpl.cycler(color=['#3b6fb6', '#d1495b', '#2a9d8f',
-                                              '#e9a03b', '#6d597a', '#7f7f7f']),
+                                              '#e9a03b', '#6d597a', '#7f7f7f',
+                                              '#8c5a2b']),
          'lines.linewidth': 1.6, 'legend.frameon': False, 'image.interpolation': 'nearest'}
 mpl.rcParams.update(STYLE)
 
 # %% ../nbs/00_plots.ipynb #series-styles
-MARKERS = 'o', 's', '^', 'D', 'v', 'X', 'P'
+MARKERS = 'o', 's', '^', 'D', 'v', 'X', 'P', '*'
 DASHES = '-', (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1))
 
 def series_styles(
@@ -149,7 +150,7 @@ def save_figure(
         display(Image(data=picture.getvalue()))
 
 # %% ../nbs/00_plots.ipynb #cell-015
-LARGEST_SVG = 200_000 # bytes: with thousands of points pixels say it better
+LARGEST_SVG = 220_000 # bytes: with thousands of points pixels say it better
 
 def _as_svg(figure:plt.Figure, name:str)->bytes|None:
     "A plot as SVG, always the same bytes; None where pixels are shown or it grows too large."
@@ -293,7 +294,8 @@ def learning_curves(
                   **looks[name] if len(looks) > 1 else {})
         axis.plot(losses, color=looks[name]['color'], alpha=.18, linewidth=.7, zorder=1)
     axis.set(xlabel='step', ylabel=ylabel, yscale='log' if log else 'linear')
-    axis.legend()
+    # beside the curves, never over them
+    axis.legend(loc='upper left', bbox_to_anchor=(1, 1), handlelength=3)
     return figure
 
 # %% ../nbs/00_plots.ipynb #cell-029

@@ -284,22 +284,28 @@ def contact_sheet(
     t = shown[len(shown)//2]
     for j, (image, title) in enumerate([(small['frames'][t], _title(names[t], 40)),
                                         (small['source'], 'source'), (small['confidence'], share)]):
-        draw_image(figure.add_subplot(big[j]), _opaque(image), title)
+        axis = figure.add_subplot(big[j])
+        draw_image(axis, _opaque(image)); axis.set_title(title, loc='center', fontsize=10)
     _draw_layers(figure, table.subgridspec(len(rows), columns, wspace=.04, hspace=.04),
                  {row: [small[row][t] for t in shown] for row in rows},
                  [_title(names[t], 14) for t in shown])
     return figure
 
 # %% ../nbs/60_restored_files.ipynb #cell-026
+LIGHT_GAIN = 4 # light is faint
+
 def _draw_layers(figure:plt.Figure, table, rows:dict, titles:list):
-    "One row for the frames, and one for each kind of layer."
+    "One row for the frames, and one for each kind of layer; light brighter than it is."
     for i, (row, images) in enumerate(rows.items()):
         for j, image in enumerate(images):
             axis = figure.add_subplot(table[i, j])
             if row == 'occlusion_rgb': # white where there is no occluder
                 image = 1 - rows['occlusion_mask'][j][:1]*(1 - image)
-            draw_image(axis, _opaque(image), titles[j] if i == 0 else '')
-            if j == 0: axis.set_ylabel(row.replace('_', '\n'), fontsize=8)
+            image = _opaque(image)*(LIGHT_GAIN if row == 'light' else 1)
+            draw_image(axis, image)
+            if i == 0: axis.set_title(titles[j], loc='center', fontsize=9)
+            label = f'light × {LIGHT_GAIN}' if row == 'light' else row.replace('_', '\n')
+            if j == 0: axis.set_ylabel(label, fontsize=9)
 
 # %% ../nbs/60_restored_files.ipynb #cell-027
 def _title(name:str, length:int)->str:
