@@ -293,8 +293,8 @@ def contact_sheet(
 
 # %% ../nbs/60_restored_files.ipynb #cell-026
 def _light_gain(images:list)->int: # 1, 2, 4 or 8
-    "How many times brighter light, which is faint, may be shown: 2 of 100 values burn out at most."
-    level = np.quantile(torch.cat([image.flatten() for image in images]).numpy(), .98)
+    "How many times brighter light, which is faint, may be shown: a tenth burns out at most."
+    level = np.quantile(torch.cat([image.flatten() for image in images]).numpy(), .9)
     return max(gain for gain in (1, 2, 4, 8) if gain == 1 or gain*level <= 1)
 
 def _draw_layers(figure:plt.Figure, table, rows:dict, titles:list):
