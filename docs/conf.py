@@ -81,17 +81,21 @@ IMAGE = re.compile(r'(<a [^>]*>\s*)?(<img\b[^>]*?\bsrc="((?:_images|figures)/[^"
 
 
 def with_captions(body):
-    "Every image of a page as a figure with its number, what it shows (its file's name says so) and a link to all of it."
-    count = 0
+    "Every image of a page as a figure with its number, what it shows (its alternative text) and a link to all of it."
+    count, before, place = 0, None, 0
 
     def figure(match):
-        nonlocal count
+        nonlocal count, before, place
         opened, image, address, _ = match.groups()
         if opened and "image-reference" not in opened: return match[0]  # that class is Sphinx's own link to a scaled image
         count += 1
         alt = re.search(r'\balt="([^"]*)"', image)[1] if "alt=" in image else ""
-        what = re.sub(r"^\d+ ", "", alt.split("/")[-1].removesuffix(".png").replace("_", " ").strip())
-        what = f": {what}" if alt and not alt.startswith("_images") else ""
+        place, before = place + 1 if alt == before else 0, alt
+        texts = alt.split(" ‖ ")  # one for each image of a cell
+        what = texts[min(place, len(texts) - 1)]
+        if alt: image = image.replace(f'alt="{alt}"', f'alt="{what}"')
+        what = "" if re.match(r"\S+/\S+\.\w+$", what) else what  # a path says nothing
+        what = f": {what}".removesuffix(".") if what else ""
         return (f'<span class="figure" role="figure"><a class="full-size" href="{address}" title="full size">{image}</a>'
                 f'<span class="caption">Figure {count}{what} · <a href="{address}">full size</a></span></span>')
 

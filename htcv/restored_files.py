@@ -284,22 +284,31 @@ def contact_sheet(
     t = shown[len(shown)//2]
     for j, (image, title) in enumerate([(small['frames'][t], _title(names[t], 40)),
                                         (small['source'], 'source'), (small['confidence'], share)]):
-        draw_image(figure.add_subplot(big[j]), _opaque(image), title)
+        axis = figure.add_subplot(big[j])
+        draw_image(axis, _opaque(image)); axis.set_title(title, loc='center', fontsize=10)
     _draw_layers(figure, table.subgridspec(len(rows), columns, wspace=.04, hspace=.04),
                  {row: [small[row][t] for t in shown] for row in rows},
                  [_title(names[t], 14) for t in shown])
     return figure
 
 # %% ../nbs/60_restored_files.ipynb #cell-026
+def _light_gain(images:list)->int: # 1, 2, 4 or 8
+    "How many times brighter light, which is faint, may be shown: a tenth burns out at most."
+    level = np.quantile(torch.cat([image.flatten() for image in images]).numpy(), .9)
+    return max(gain for gain in (1, 2, 4, 8) if gain == 1 or gain*level <= 1)
+
 def _draw_layers(figure:plt.Figure, table, rows:dict, titles:list):
-    "One row for the frames, and one for each kind of layer."
+    "One row for the frames, and one for each kind of layer; light as bright as its label says."
     for i, (row, images) in enumerate(rows.items()):
+        gain = _light_gain(images) if row == 'light' else 1
         for j, image in enumerate(images):
             axis = figure.add_subplot(table[i, j])
             if row == 'occlusion_rgb': # white where there is no occluder
                 image = 1 - rows['occlusion_mask'][j][:1]*(1 - image)
-            draw_image(axis, _opaque(image), titles[j] if i == 0 else '')
-            if j == 0: axis.set_ylabel(row.replace('_', '\n'), fontsize=8)
+            draw_image(axis, gain*_opaque(image))
+            if i == 0: axis.set_title(titles[j], loc='center', fontsize=9)
+            label = row.replace('_', '\n') + (f' × {gain}' if gain > 1 else '')
+            if j == 0: axis.set_ylabel(label, fontsize=9)
 
 # %% ../nbs/60_restored_files.ipynb #cell-027
 def _title(name:str, length:int)->str:

@@ -157,13 +157,69 @@ def fold(cell, directives, exported, names, short=False, refusal=False):
         what = ("Source of " + ", ".join(names) if names else "Imports" if only_imports else
                 f"Refusals, {lines} lines" if refusal else f"Code, {lines} lines")
         cell.metadata["mystnb"] = {"code_prompt_show": what, "code_prompt_hide": what}
-    if saved := saved_figures(cell.source): cell.metadata.setdefault("mystnb", {})["image"] = {"alt": saved[0].replace("_", " ")}
     if tags: cell.metadata["tags"] = tags
 
 
 def saved_figures(code):
     "The names under which a cell saves its figures: strings in it that are names of files in figures/."
     return [name for name in re.findall(r"['\"]([\w./-]+)['\"]", code) if (ROOT/"figures"/f"{name}.png").exists()]
+
+
+# ---- captions: what a figure shows, in the chapter's own words ---------------------------------------------------
+
+CAPTION = re.compile(r"^#\|[ \t]*fig-cap[ \t]*:[ \t]*(.+?)[ \t]*$", flags=re.M)  # Quarto's own; one line for each image of a cell
+LONGEST = 260  # characters
+NEXT = " ‖ "  # between the captions of one cell's images; docs/conf.py deals them out
+GREEK = dict(lambda_="λ", sigma="σ", oplus="⊕", times="×", equiv="≡", approx="≈", geq="≥", leq="≤", tau="τ", pm="±", hat="")
+
+
+def plain(markdown):
+    "One line of prose without marks, as a caption and an alternative text need it."
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(markdown.split()))
+    def formula(match):
+        tex = re.sub(r"\\([a-zA-Z]+)", lambda m: GREEK.get(m[1], GREEK.get(f"{m[1]}_", "")), match[1])
+        return re.sub(r"[{}\\]", "", tex)
+    text = re.sub(r"\$([^$]+)\$", formula, text)
+    return re.sub(r"\*+|`|(?<!\w)_(?=\w)|(?<=\w)_(?!\w)", "", text).strip()
+
+
+def paragraphs(markdown):
+    "Its paragraphs that are prose: no headings, tables, lists, code, images or formulas."
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|^:::.*?$", "", markdown, flags=re.S | re.M)
+    text = re.sub(r"^#+ .*$", "\n", text, flags=re.M)
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if re.match(r"\s*[^\s|>!<-]", part) and not re.match(r"\s*\d+\. ", part)]
+
+
+def sentences(markdown):
+    "The sentences of its prose, without marks."
+    for part in paragraphs(markdown):
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[\"*A-Z(])", plain(part)):
+            if 12 < len(sentence) <= LONGEST and not sentence.endswith(":"): yield sentence
+
+
+def findings(cell):
+    "What a cell tells: the first sentence of each text that it displays."
+    for output in cell.get("outputs", []) if cell.cell_type == "code" and signature(cell) is None else []:
+        text = joined(output.get("data", {}).get("text/markdown", ""))
+        if text and (first := next(sentences(text), None)): yield first
+
+
+def caption(cells, i):
+    "Of the images of a cell: given, or what the cell or the next one tells, or what the prose above says to look at."
+    given = CAPTION.findall(cells[i].source)
+    if given: return NEXT.join(plain(text.strip("\"'")) for text in given)
+    for cell in cells[i:i + 2]:
+        if found := next(findings(cell), None): return found
+    above = [cell.source for cell in cells[max(i - 6, 0):i] if cell.cell_type == "markdown"]
+    for said in (list(sentences(text)) for text in above[::-1]):
+        look = next((sentence for sentence in said if sentence.startswith("Look")), None)
+        if look or said: return look or said[0]
+    headings = [found for cell in cells[:i] if cell.cell_type == "markdown" for found in re.findall(r"^#+ (.*)$", cell.source, flags=re.M)]
+    return plain(headings[-1]) if headings else ""
+
+
+def shows_image(cell):
+    return cell.cell_type == "code" and any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
 
 
 def sharpen(cell):
@@ -252,6 +308,8 @@ def split_refusals(code):
 
 def adapt(nb, original, stem, links):
     page, level, seen, names, cells = page_name(stem), 1, set(), [], []
+    for i, cell in enumerate(nb.cells):
+        if shows_image(cell): cell["caption"] = caption(nb.cells, i)
     for cell in sources_below(nb.cells):
         source = cell.get("source") or ""
         if cell.cell_type == "raw" and source.startswith("---"):
@@ -279,6 +337,7 @@ def adapt(nb, original, stem, links):
 def code_cells(cell, names, links):
     "A cell as readers see it: without directives, folded where it is long, its refusals in a fold of their own."
     directives, exported = dict(DIRECTIVE.findall(cell.source)), is_exported(cell.source)
+    said = cell.pop("caption", "")
     code, short = DIRECTIVE.sub("", cell.source).strip("\n"), cell.pop("short", False)
     if not code.strip(): return []
     sharpen(cell)
@@ -290,6 +349,7 @@ def code_cells(cell, names, links):
     cell.source, cell.metadata = kept, {}
     if exported and not names: names = re.findall(r"^(?:def|class) (\w+)", code, flags=re.M)  # private ones have no signature
     fold(cell, directives, exported, names if exported else [], short)
+    if said: cell.metadata.setdefault("mystnb", {})["image"] = {"alt": said}
     parts = [cell] if kept.strip() else []
     if refused:
         parts.append(new_code_cell(refused))

@@ -95,6 +95,14 @@ def test_images_are_numbered_and_link_to_their_full_size(pages, site):
     assert shown > 50
 
 
+def test_captions_say_what_figures_show(pages):
+    "Words, and never the name of a file."
+    for path, page in pages.items():
+        for text in re.findall(r'<span class="caption">(Figure.*?) · ', page.text, flags=re.S):
+            assert re.match(r"Figure \d+: .* .*", text, flags=re.S), (path.name, text)
+            assert not re.search(r"\.png|‖", text), (path.name, text)
+
+
 def test_short_implementations_stand_open_and_long_ones_are_folded(pages, site):
     "`underlying` is an equation: it is read without a click. No page shows its exported code twice."
     text = pages[site/"composition.html"].text
@@ -122,6 +130,19 @@ def test_refusals_are_split_off(builder):
         assert builder.split_refusals(kept) == (kept, "")
     behind = "test_eq(1, 1); test_fail(lambda: f(0))\ntest_fail(lambda: f(0),\n  contains='0')"
     assert builder.split_refusals(behind) == (behind.split("\n")[0], "\n".join(behind.split("\n")[1:]))
+
+
+def test_where_captions_come_from(builder):
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+    above = new_markdown_cell("## A heading\n\nFirst of all. **Look at** the $\\lambda$ of `x`, please. No more.")
+    image = new_output("display_data", data={"image/png": ""})
+    drawn = new_code_cell("save_figure(figure, '00_x')", outputs=[image])
+    told = new_code_cell("tell('')", outputs=[new_output("display_data", data={"text/markdown": "It is **so**, by 3 dB. Indeed."})])
+    assert builder.caption([above, drawn], 1) == "Look at the λ of x, please."
+    assert builder.caption([above, drawn, told], 1) == "It is so, by 3 dB."
+    assert builder.caption([new_markdown_cell("## A heading"), drawn], 1) == "A heading"
+    given = new_code_cell('#| fig-cap: "One"\n#| fig-cap: "Two"\nsave_figure(figure, "00_x")', outputs=[image, image])
+    assert builder.caption([above, given, told], 1) == f"One{builder.NEXT}Two"
 
 
 def test_only_directives_are_left_out(builder):
