@@ -193,6 +193,55 @@ def test_outputs_of_changed_code_are_found(root, tmp_path):
     assert len(list(tool.faults(path))) == 1, "cleaning does not make old outputs new"
 
 
+def shows_picture(cell):
+    return cell.cell_type == "code" and any(kind.startswith("image/") for output in cell.outputs
+                                            for kind in output.get("data", {}))
+
+
+def tells_something(cell):
+    "A code cell that printed or displayed words."
+    return cell.cell_type == "code" and any(output.output_type == "stream" or "text/markdown" in output.get("data", {})
+                                            for output in cell.outputs)
+
+
+def is_finding(cell):
+    "Markdown that goes on below a picture with a full sentence, rather than beginning something new."
+    if cell.cell_type != "markdown" or cell.source.lstrip().startswith("#"): return False
+    return re.search(r"[a-z][^.:]{15,}\.(\s|$)", cell.source.split("\n\n")[0]) is not None
+
+
+def pictures_without_finding(nb):
+    """Pictures that leave the reader alone. A finding stands below: told by the cell itself or by the next, or written.
+    Or the words above say what to look at, for one picture, not for several."""
+    for i, cell in enumerate(nb.cells):
+        if not shows_picture(cell) or tells_something(cell): continue
+        below = nb.cells[i + 1] if i + 1 < len(nb.cells) else None
+        if below is not None and (is_finding(below) or tells_something(below) and not shows_picture(below)): continue
+        above = [k for k in range(i) if nb.cells[k].cell_type == "markdown"]
+        if above and re.search(r"\blook\s+(\w+\s+)?(at|along|for|from)\b", nb.cells[above[-1]].source, flags=re.I) \
+            and not any(map(shows_picture, nb.cells[above[-1]:i])): continue
+        yield f"cell {i} ({cell.id})"
+
+
+def test_every_picture_is_followed_by_a_finding_or_named_above(notebooks):
+    found = {name: cells for name, nb in notebooks.items() if (cells := list(pictures_without_finding(nb)))}
+    assert not found, f"say in one sentence what is to be seen, computed or without a number: {found}"
+
+
+def test_a_picture_without_a_word_is_found():
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    words = new_output("stream", name="stdout", text="0.3 dB better\n")
+    def picture(*more): return new_code_cell("show()", outputs=[new_output("display_data", {"image/png": "iVBORw0KGgo="}), *more])
+    def silent(*cells): return len(list(pictures_without_finding(new_notebook(cells=list(cells)))))
+    text, heading = new_markdown_cell("The left curve lies below the right one."), new_markdown_cell("## What comes next is new.")
+    look, tested = new_markdown_cell("**Look\nat** the left."), new_code_cell("assert x")
+    told = new_code_cell("print(x)", outputs=[words])
+    assert not any(map(lambda cells: silent(*cells), [(picture(words),), (picture(), text), (picture(), told), (look, picture())]))
+    assert silent(picture()) == silent(picture(), heading) == silent(picture(), tested) == silent(text, picture()) == 1
+    assert silent(picture(), new_markdown_cell("**Version 1** with mask decay:")) == 1
+    assert silent(look, picture(), picture()) == 1 and silent(picture(), picture(words)) == 1
+
+
 # ---- the export -------------------------------------------------------------------------------------------------
 
 @pytest.fixture
