@@ -242,6 +242,51 @@ def test_a_picture_without_a_word_is_found():
     assert silent(look, picture(), picture()) == 1 and silent(picture(), picture(words)) == 1
 
 
+# names that two modules may share, and why
+SHARED_NAMES = {
+    "add": "the verb of every container here: frames, files, rows",
+    "layers": "what a restoration is made of: of a model in memory, of a folder strip by strip",
+    "restore": "the function, and the app's button that calls it",
+    "say": "one line to the person in front: on the console, in the app",
+    "scale": "of the notebooks (tiny, cpu, gpu); of photographs their factor of size, as in every image library",
+    "write_image": "a file from pixels: at once, and the same from strips",
+    "write_ora": "a file from layers: at once, and the same from strips",
+}
+
+
+def public_names(text):
+    "What a module exports, and the public methods that it adds to classes: name -> how it is defined there."
+    tree, exported, methods = ast.parse(text), set(), set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__":
+            exported |= set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.FunctionDef) and any("patch" in ast.unparse(d) for d in node.decorator_list):
+            methods.add(node.name)
+    return exported, {name for name in methods if not name.startswith("_")}
+
+
+def names_with_two_meanings(texts):
+    """Names that two modules export, and methods that are called like another module's function. (Methods of two classes
+    may share a name: what they belong to tells them apart.)"""
+    of = {module: public_names(text) for module, text in texts.items()}
+    for name in sorted(set().union(*(exported for exported, _ in of.values()))):
+        at = [module for module, (exported, _) in of.items() if name in exported]
+        at += [module for module, (exported, methods) in of.items() if name in methods - exported]
+        if len(at) > 1: yield name, at
+
+
+def test_no_name_has_two_meanings(root):
+    texts = {path.stem: path.read_text() for path in sorted(root.glob("htcv/[!_]*.py"))}
+    found = {name: at for name, at in names_with_two_meanings(texts) if name not in SHARED_NAMES}
+    assert not found, f"one name, several modules; give all but one another name: {found}"
+
+
+def test_a_name_with_two_meanings_is_found():
+    one, two = "__all__ = ['f', 'G']\ndef f(): pass\nG = 1", "__all__ = ['G']\nG = 2\n@patch\ndef f(self:X): pass"
+    assert dict(names_with_two_meanings({"a": one, "b": two})) == {"f": ["a", "b"], "G": ["a", "b"]}
+    assert not dict(names_with_two_meanings({"a": one, "b": "__all__ = ['h']\n@patch\ndef _f(self:X): pass"}))
+
+
 # ---- the export -------------------------------------------------------------------------------------------------
 
 @pytest.fixture
