@@ -98,12 +98,12 @@ def _plan(options)->tuple[Callable, Path, dict]: # what scores, where to, and it
     elif options.split: read_split(options.split)
     if options.frames is not None and options.frames < 1: raise ValueError('--frames is at least 1')
     methods, facts = _methods(options)
-    cut = facts.get('threshold', .5) if options.threshold is None else options.threshold
-    if not 0 < cut <= 1: raise ValueError(f'--threshold lies in (0, 1]; got {cut}')
+    threshold = facts.get('threshold', .5) if options.threshold is None else options.threshold
+    if not 0 < threshold <= 1: raise ValueError(f'--threshold lies in (0, 1]; got {threshold}')
     main = 'decomposer' if options.weights else None
     score = partial(score_folder, root) if root else partial(score_benchmark, parts=options.part)
     if options.protocol: score = _by_protocol(score, options)
-    return score, out, dict(methods=methods, threshold=cut, n_frames=options.frames,
+    return score, out, dict(methods=methods, threshold=threshold, n_frames=options.frames,
                             split=options.split, main=main, weights=facts or None)
 
 # %% ../nbs/46_evaluate_command.ipynb #cell-011
