@@ -1,5 +1,5 @@
 "The repository's own rules: notebooks, figures, results and modules belong together, and importing is cheap."
-import ast, json, os, re, shutil, subprocess, sys, warnings
+import ast, io, json, os, re, shutil, subprocess, sys, tokenize, warnings
 from pathlib import Path
 
 import pytest
@@ -285,6 +285,97 @@ def test_a_name_with_two_meanings_is_found():
     one, two = "__all__ = ['f', 'G']\ndef f(): pass\nG = 1", "__all__ = ['G']\nG = 2\n@patch\ndef f(self:X): pass"
     assert dict(names_with_two_meanings({"a": one, "b": two})) == {"f": ["a", "b"], "G": ["a", "b"]}
     assert not dict(names_with_two_meanings({"a": one, "b": "__all__ = ['h']\n@patch\ndef _f(self:X): pass"}))
+
+
+# ---- one vocabulary ---------------------------------------------------------------------------------------------
+
+BANNED_WORDS = {
+    "threshold, not cut": r"\b(the|a|one|each|all|any|both|best|fixed|validated|high|generous|which|Otsu's) cuts?\b"
+                          r"(?! (off|out|away|to|into|run|hard))|\bmasks? (is |are |was )?cut at\b|\bcut at (a|one|0)\b|\bcut \d",
+    "ground truth, not truth": r"(?<!ground )(?<!in )\btruth\b",
+    "attend to, depend on, not hear": r"\b(hears?|heard|listens? to|listened)\b",
+    "estimate, not believe": r"\bbelieves\b",
+    "occluder, not thing in the way": r"\bthings? in the way\b",
+    "Input, Output, Key figure, not In come": r"\bIn come\b|; wait for\b",
+    "in-domain, out-of-domain": r"\bgood at home\b|\bpoor abroad\b|\bno second look\b",
+}
+BANNED_NAMES = set("""carry_out habits trust Reading shading delit expose clip_gently Gathering look_again HungScenes veiled
+as_paint paints Scenes WORTH _where _some_frames fewest Dice _column lu towards habit dome deviations informed_bias START hears
+LATER LATER_PRESETS fading Rows Stored fill_folder Stack STRANGE reduced _reduced heard_masks cut cuts CUTS best_cut fixed_cut
+""".split())
+# what tests/exempt.json still allows, and why
+EXEMPT_WORDS = {
+    "02_sequences": "`cut`: a list cut into parts",
+    "06_training": "a run that is cut off",
+    "09_scoring": "`truth`: a method of a test",
+    "32_rgb_mask_loss": "`truth`: a key of stored files; `cut`: a binary mask", "51_rgb_loss_study": "`truth`: a key of stored files",
+    "35_picture_packages": "an image whose margins are cut off", "39_training_pictures": "a run that is cut off",
+    "52_pseudo_label_study": "`cut`: a key of stored results",
+    "59_benchmark_maker": "an image cut to a size", "59_rectification": "a picture cut out of its wall",
+    "61_app_controls": "a listener of messages",
+    "62_restore_app": "said to photographers", "62_restore_command": "said to photographers", "index": "said to photographers",
+    "10_source_reconstruction": "its labels change when it is trained again",
+    "30_occlusion_pseudo_labels": "its labels change when it is executed again",
+    "31_binary_mask_loss": "its labels change when it is trained again", "50_benchmark": "its labels change when it is executed again",
+}
+
+
+def words_of(cell):
+    "What a cell says to people: prose without code and addresses; of code its comments and strings, without what is in braces."
+    if cell.cell_type == "markdown":
+        return [re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", cell.source, flags=re.S).replace("\n", " ")]
+    if cell.cell_type != "code": return []
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    try: tokens = [t.string for t in tokenize.generate_tokens(io.StringIO(cell.source).readline) if t.type in kinds]
+    except (tokenize.TokenError, IndentationError): return []  # magics
+    return [re.sub(r"\{[^{}]*\}", "", text) if re.match("r?f", text, flags=re.I) else text for text in tokens]
+
+
+def defined_names(source):
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, DEFINITIONS): yield node.name
+        elif isinstance(node, ast.arg): yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): yield node.id
+
+
+def banned(cells):
+    for i, cell in enumerate(cells):
+        for text in words_of(cell):
+            for rule, pattern in BANNED_WORDS.items():
+                yield from (f"cell {i}: {rule}: …{text[max(m.start() - 25, 0):m.end() + 15]}…"
+                            for m in re.finditer(pattern, text, flags=re.I))
+        if cell.cell_type == "code":
+            yield from (f"cell {i}: the name {name}" for name in defined_names(cell.source) if name in BANNED_NAMES)
+
+
+def test_one_vocabulary(root, notebooks):
+    "A word that the field has another one for stands nowhere more often than tests/exempt.json allows."
+    from nbformat.v4 import new_markdown_cell
+    allowed = json.loads((root/"tests/exempt.json").read_text())["vocabulary"]
+    pages = [root/name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(root.glob("docs/**/*.md"))
+    texts = {path.name: [new_markdown_cell(path.read_text(encoding="utf-8"))] for path in pages if path.exists()}
+    found = {name: list(banned(cells)) for name, cells in ({name: nb.cells for name, nb in notebooks.items()} | texts).items()}
+    worse = {name: faults for name, faults in found.items() if len(faults) > allowed.get(name, 0)}
+    text = "\n".join(f"{name}, {fault}" for name, faults in worse.items() for fault in faults)
+    assert not worse, f"more than tests/exempt.json allows ({ {name: allowed.get(name, 0) for name in worse} }):\n{text}"
+    assert set(allowed) <= set(EXEMPT_WORDS) | set(texts), "say why"
+
+
+@pytest.mark.parametrize("source, n", [
+    ("The best cut is lower.", 1), ("A mask cut at 0.5.", 1), ("Margins are cut off, a puzzle is cut into rows.", 0),
+    ("Near the truth.", 1), ("Near the ground truth, in truth; see [it](a.ipynb#the-truth).", 0), ("Each frame hears the others.", 1),
+    ("A thing in the way", 1), ("`truth` and `cut`", 0), ("In come frames; out go layers; wait for the last.", 2)])
+def test_banned_words_are_found(source, n):
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+    assert len(list(banned([new_markdown_cell(source)]))) == n
+    if "`" not in source and "](" not in source: assert len(list(banned([new_code_cell(f"x = 1 # {source}")]))) == n
+
+
+def test_banned_names_are_found():
+    from nbformat.v4 import new_code_cell
+    assert len(list(banned([new_code_cell("def carry_out(cut): CUTS = 1")]))) == 3
+    assert not list(banned([new_code_cell("def f(truth, threshold): return x.cut")]))
+    assert len(list(banned([new_code_cell("f(title='IoU with the truth', xlabel=f'cut {truth:g}')")]))) == 1
 
 
 # ---- the export -------------------------------------------------------------------------------------------------
