@@ -76,7 +76,7 @@ def strip(self:Photographs,
     return x if self.seen is None else fill_unseen(x, self.seen_rows(top, rows).float())
 
 @patch
-def small_frames(self:Photographs,
+def frames_at(self:Photographs,
     size:tuple, # (h,w)
 )->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1]; (1,1,T,h,w): share of each small pixel seen
     "All frames, reduced one after the other, so that memory holds one of full size."

@@ -228,7 +228,7 @@ def plan_frames(
 )->LowResEstimate:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
-    small, share = photographs.small_frames(working_size(photographs.size, side or model.config.side))
+    small, share = photographs.frames_at(working_size(photographs.size, side or model.config.side))
     small = convert_planes(small, photographs.profile, None).to(device)
     plan = model.estimate_lowres(small, side, like)
     if photographs.seen is None: return plan
