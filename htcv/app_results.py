@@ -125,7 +125,7 @@ def small(self:StoredRestoration,
             images.append(shrunk(self.arrays[name][t]))
             release(self.arrays[name])
         on_progress()
-    frames = self.photographs.reduced(size)[0]
+    frames = self.photographs.frames_at(size)[0]
     stacks = {name: torch.stack(images, 1)[None] for name, images in parts.items()}
     layers = Layers(shrunk(self.arrays['source'])[None], **stacks, occlusion_rgb=frames)
     return layers, shrunk(self.arrays['confidence'])

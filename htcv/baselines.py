@@ -42,13 +42,13 @@ def best_single_frame(
     frames:Tensor,    # (B,3,T,H,W) in [0,1]
     margin:float=.15, # as in `frame_costs`
 )->Tensor: # (B,3,H,W)
-    "The frame that costs least, chosen without the truth."
+    "The frame that costs least, chosen without the ground truth."
     return _pick(frames, frame_costs(frames, margin).argmin(1)).float()
 
 # %% ../nbs/08_baselines.ipynb #cell-009
 def oracle_single_frame(
     frames:Tensor, # (B,3,T,H,W) in [0,1]
-    source:Tensor, # (B,3,H,W), the truth
+    source:Tensor, # (B,3,H,W), the ground truth
 )->Tensor: # (B,3,H,W)
     "An oracle, not a method: the frame of the highest true PSNR."
     frames = float_frames(frames)

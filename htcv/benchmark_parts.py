@@ -81,7 +81,7 @@ def constant_light(
     shadow = 1 - how.get('shadow', 1)*(1 - old.shadow)
     if 'stops' in how: shadow = _bracket(T, how['stops']).to(source).expand_as(case.frames)
     still = source.unsqueeze(2)
-    seen = (still*shadow + how.get('light', 1)*old.light).clamp(max=1) # with nothing in the way
+    seen = (still*shadow + how.get('light', 1)*old.light).clamp(max=1) # without an occluder
     shadow = shadow.clamp(max=1).expand_as(seen)
     layers = Layers(source, shadow, (seen - still*shadow).clamp(min=0),
                     how.get('occlusion', 1)*old.occlusion_mask, level*old.occlusion_rgb)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .console import CommandParser
-from .picture_corners import WEIGHTS, distinct, evidence
+from .picture_corners import CORNER_WEIGHTS, distinct, evidence
 from .picture_views import picture_view
 from .quadrilaterals import WORKING_SIDE, ColourEdges, quadrilaterals, shrink_to
 
@@ -23,16 +23,16 @@ RIGHT_WITHIN = 2. # pixels at the working size, the worst of four corners
 
 def labelled_candidates(
     i:int, # of the view
-)->tuple[np.ndarray, np.ndarray]: # evidence (N,16) in the order of `WEIGHTS`; right: (N,) bool
+)->tuple[np.ndarray, np.ndarray]: # evidence (N,16) as in `CORNER_WEIGHTS`; right: (N,) bool
     "What is found in one view, and what of it is the picture."
     view = picture_view(i)
     small, scale = shrink_to(view.pixels, WORKING_SIDE)
     edges = ColourEdges(small)
     quads = distinct(quadrilaterals(edges)[:4000])
-    if not len(quads): return np.zeros((0, len(WEIGHTS))), np.zeros(0, bool)
+    if not len(quads): return np.zeros((0, len(CORNER_WEIGHTS))), np.zeros(0, bool)
     found = evidence(edges, quads)[0]
     apart = np.linalg.norm(quads - ((view.corners + .5)*scale - .5), axis=2).max(1)
-    return np.stack([found[name] for name in WEIGHTS], 1), apart < RIGHT_WITHIN
+    return np.stack([found[name] for name in CORNER_WEIGHTS], 1), apart < RIGHT_WITHIN
 
 # %% ../nbs/59_corner_weights.ipynb #cell-008
 def view_loss(
@@ -64,7 +64,7 @@ def fit_weights(
         return total
     steps.step(loss)
     scaled = weights.detach()/spread
-    return dict(zip(WEIGHTS, scaled.tolist())), float(none.detach() + (scaled*mean).sum())
+    return dict(zip(CORNER_WEIGHTS, scaled.tolist())), float(none.detach() + (scaled*mean).sum())
 
 # %% ../nbs/59_corner_weights.ipynb #cell-013
 FIT_VIEWS = 80, 320 # the first, and the one after the last
@@ -72,7 +72,7 @@ FIT_VIEWS = 80, 320 # the first, and the one after the last
 def fit_corner_weights(
     arguments:list|None=None # FIRST and LAST; default: those of the shell, then `FIT_VIEWS`
 )->int: # exit status
-    "The command `python -m htcv.corner_weights`: prints `WEIGHTS` and `NONE`."
+    "The command `python -m htcv.corner_weights`: prints `CORNER_WEIGHTS` and `NONE`."
     parser = CommandParser('python -m htcv.corner_weights', description=(
         'Fits the weights of the corners\' evidence to generated views and prints them.'))
     parser.add_argument('views', type=int, nargs='*', metavar='FIRST LAST',

@@ -76,10 +76,11 @@ def _layer_cells(name:str, layers:Layers, again:Tensor, t:int, caption:str)->lis
     return [*cells, (caption, again[0, :, t])]
 
 def _truth_cells(case:Case, t:int)->list:
-    "The same of the truth, as far as it is known."
+    "The same of the ground truth, as far as it is known."
     caption = f'frame {case.numbers[t]}'
-    if case.layers is not None: return _layer_cells('truth', case.layers, case.frames, t, caption)
-    mask = ('', None) if case.masks is None else ('truth:\nmask', case.masks[0, :, t])
+    if case.layers is not None:
+        return _layer_cells('ground truth', case.layers, case.frames, t, caption)
+    mask = ('', None) if case.masks is None else ('ground truth:\nmask', case.masks[0, :, t])
     return [('', None), ('', None), mask, (caption, case.frames[0, :, t])]
 
 # %% ../nbs/45_evaluation_report.ipynb #cell-009
@@ -100,7 +101,7 @@ def sequence_block(
     T, t, name = len(case.numbers), _hidden_most(case, made.get(report.main)), report.ranks_by()
     frames = [(f'frame {case.numbers[k]}', case.frames[0, :, k])
               for k in choose_frames(range(T), min(T, columns))]
-    sources = [('truth', case.source[0])] if case.source is not None else []
+    sources = [('ground truth', case.source[0])] if case.source is not None else []
     def caption(m): # a long name loses its last word
         score = report.of(m)[id].get(name, float('nan'))
         return f"{m if len(m) < 18 else m.rsplit(' ', 1)[0]}\n{score:.1f} dB"
@@ -181,7 +182,7 @@ def worst_sources(
     report:Report,
     k:int=3, # sequences
 )->plt.Figure|None: # None where nobody knows the source
-    "The sequences of the lowest PSNR: truth, claim, errors."
+    "The sequences of the lowest PSNR: ground truth, claim, errors."
     blocks, main = {}, report.main
     for id in [i for i in report.ranking()[::-1] if 'psnr' in report.of(main)[i]][:k]:
         case, made = report.view(id, [main])
@@ -189,7 +190,8 @@ def worst_sources(
         layers = made if isinstance(made, Layers) else trivial_layers(made, case.frames)
         again = recomposed(layers, report.methods[main].order, report.settings['threshold'])
         level = after_gain(layers.source, case.source)
-        cells = [(f'frame {case.numbers[t]}', case.frames[0, :, t]), ('truth', case.source[0]),
+        cells = [(f'frame {case.numbers[t]}', case.frames[0, :, t]),
+                 ('ground truth', case.source[0]),
                  (f"{main}\n{row['psnr']:.1f} dB", layers.source[0]),
                  ('its error\nblack 0, white 0.5', heat((layers.source - case.source)[0])),
                  (f"after gain\n{row['psnr_after_gain']:.1f} dB", heat((level - case.source)[0])),
@@ -202,18 +204,19 @@ def worst_masks(
     report:Report,
     k:int=3, # frames, of as many sequences
 )->plt.Figure|None: # None where nobody knows a mask
-    "The frames of the lowest IoU: truth, claim, and a judgement of every pixel."
-    main, cut = report.main, report.settings['threshold']
+    "The frames of the lowest IoU: ground truth, claim, and a judgement of every pixel."
+    main, threshold = report.main, report.settings['threshold']
     rows = [row for row in report.of(main).values() if 'worst_frame' in row]
     blocks = {}
     for row in sorted(rows, key=lambda row: (row['worst_frame_iou'], -row['true_coverage']))[:k]:
         case, made = report.view(row['id'], [main])
         t, layers = case.numbers.index(row['worst_frame']), made[main]
-        again = recomposed(layers, report.methods[main].order, cut)
+        again = recomposed(layers, report.methods[main].order, threshold)
         mask, truth = layers.occlusion_mask[0, :, t], case.masks[0, :, t]
         cells = [(f"frame {row['worst_frame']}", case.frames[0, :, t]), ('true mask', truth),
                  (main, mask),
-                 (f"IoU {row['worst_frame_iou']:.2f} at {cut:g}", verdict(mask, truth, cut)),
+                 (f"IoU {row['worst_frame_iou']:.2f} at {threshold:g}",
+                  verdict(mask, truth, threshold)),
                  ('its source', layers.source[0]), ('recomposition', again[0, :, t])]
         blocks[f"Sequence {row['id']}"] = [cells]
     return draw_blocks(blocks, width=1.35) if blocks else None

@@ -60,7 +60,7 @@ class FrameMaps:
     log_cast_shadow:Tensor # what the objects' shadows take of it, in powers of two, <= 0
     gloss:Tensor           # light that highlights add, linear, >= 0
     weight:Tensor          # logits of the blending weights
-    mask:Tensor            # logits: is something in the way?
+    mask:Tensor            # logits of an occluder
     alpha:Tensor           # logits: how opaque is it?
 
 def decode_maps(

@@ -360,7 +360,7 @@ def apply_fullres(self:Fusion,
     known = lowres.blended if whole else None
     maps, blended, weights, estimates = self.blend_fullres(frames, maps, curve, known)
     unbounded = self.corrected(blended, fit(lowres.gain), fit(lowres.difference))
-    maps, hidden, majority = self.heard_masks(maps, frames, lowres, fit, seen)
+    maps, hidden, majority = self.refute_masks(maps, frames, lowres, fit, seen)
     source, error = bounded_source(unbounded, frames, lowres, fit, hidden, seen, majority,
                                    threshold or self.mask_threshold)
     lit = lighting and lit_frames(unbounded, source, frames, maps, lowres, fit, hidden)
@@ -377,7 +377,7 @@ def apply_fullres(self:Fusion,
 REFUTED = 12 # taken from the logit of a mask that the majority refutes
 
 @patch
-def heard_masks(self:Fusion,
+def refute_masks(self:Fusion,
     maps:FrameMaps,   # (B,C,T,H,W)
     frames:Tensor,    # (B,3,T,H,W)
     lowres:LowResEstimate,

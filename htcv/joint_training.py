@@ -21,7 +21,7 @@ from .light_shadow import (PSEUDO_ORDER, finetuning_stage, lighting_stage,
 from .plots import by_scale
 from .rgb_mask_loss import WEIGHTS, mask_decay, rgb_stage
 from .source_reconstruction import encoder_stage, source_stage
-from .training import PARTS, Stage
+from .training import NETWORK_PARTS, Stage
 
 # %% ../nbs/40_joint_training.ipynb #cell-007
 def recompose(
@@ -71,7 +71,7 @@ def joint_stage(
     as_reported:bool=False, # see `joint_loss`
 )->Stage: # the encoder stays frozen, as in the report's group
     "All heads together, from the staged weights, at a lower rate."
-    return Stage('joint' + '-as-reported'*as_reported, PARTS[1:],
+    return Stage('joint' + '-as-reported'*as_reported, NETWORK_PARTS[1:],
                  functools.partial(joint_loss, as_reported=as_reported),
                  steps=by_scale(tiny=3, cpu=100, gpu=2000, report=20000), after=rgb_stage(),
                  learning_rate=by_scale(tiny=5e-4, gpu=3e-4, report=1e-4))
@@ -107,7 +107,8 @@ def naive_stage(
     steps = sum(stage.steps for stage in stages_before(joint_stage()))
     loss = functools.partial(naive_loss, mode=mode, order=order)
     return Stage('naive' + f'-{mode}'*(mode != 'hard') + f'-{order}'*(order != 'shadow_first'),
-                 PARTS, loss, steps=steps, learning_rate=by_scale(tiny=2e-3, gpu=1e-3), order=order)
+                 NETWORK_PARTS, loss, steps=steps, learning_rate=by_scale(tiny=2e-3, gpu=1e-3),
+                 order=order)
 
 # %% ../nbs/40_joint_training.ipynb #cell-016
 def layer_energies(

@@ -234,16 +234,17 @@ def score_run(
     model:Decomposer,    # trained
     run:MaskRun,         # its recipe: which picture lies below
     data:dict,           # held-out sequences, see `frozen_answers`
-    validation:dict,     # sequences on which the cut is chosen
+    validation:dict,     # sequences on which the threshold is chosen
     fast:bool=False,     # in bfloat16
-)->dict: # name -> a list with one value for each sequence; `cut` is a number
+)->dict: # name -> a list with one value for each sequence; `cut`, the threshold chosen, is a number
     "Everything that a study asks of a run."
     truth = data['label exact'].float()
     mask, rgb = answers_of(model, data, fast)
-    cut = best_threshold(answers_of(model, validation, fast)[0], validation['label exact'].float())
+    threshold = best_threshold(answers_of(model, validation, fast)[0],
+                               validation['label exact'].float())
     label = mask_counts(mask, data['label difference'].float())
     columns = dict(zip(COUNTS, mask_counts(mask, truth).T))
-    columns |= dict(zip(TUNED.values(), mask_counts(mask, truth, cut).T))
+    columns |= dict(zip(TUNED.values(), mask_counts(mask, truth, threshold).T))
     columns |= {f'label_{name}': x for name, x in zip(COUNTS, label.T)}
     frames, picture = data['frames'].float(), data[f'picture {run.picture}'].float()
     again = torch.where(mask < .5, picture, rgb)
@@ -254,7 +255,7 @@ def score_run(
                     reconstruction_mae=mae(again, frames),
                     average_precision=average_precision(mask, truth))
     rounded = {name: [round(x, 5) for x in column.tolist()] for name, column in columns.items()}
-    return rounded | dict(cut=cut)
+    return rounded | dict(cut=threshold) # as stored runs call it
 
 # %% ../nbs/50_occlusion_ablation.ipynb #cell-029
 def watcher(
@@ -262,7 +263,7 @@ def watcher(
     course:list,        # filled with a dict for each look
     fast:bool=False,    # in bfloat16
 ):
-    "A `watch` for `train_mask`: coverage, distance of colour and frame, IoU with truth and label."
+    "A `watch` for `train_mask`: coverage, distance of colour and frame, IoU with both masks."
     truth, label = data['label exact'].float(), data['label difference'].float()
     def ratio(mask, target): return float(_pooled('iou', mask_counts(mask, target).sum(0).double()))
     def watch(step, model):
@@ -294,7 +295,7 @@ def study_value(
     runs:list,                  # `score_run` of one recipe, one for each seed
     name:str,                   # a score, or one of `RATIOS`, pooled over pixels
     minus:list|None=None,       # those of another recipe, same seeds: the difference
-    tuned:bool=False,           # ratios at the validated cut instead of 0.5
+    tuned:bool=False,           # ratios at the validated threshold instead of 0.5
     samples:int=1000,           # draws
     level:float=.95,            # of the interval
 )->tuple[float, float, float]: # mean, low, high

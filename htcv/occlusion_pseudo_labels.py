@@ -65,7 +65,7 @@ def otsu_threshold(
     x:Tensor,      # (...,H,W) in [0,1]
     bins:int=256,  # of the histogram
 )->Tensor: # (...,1,1): values above it are the upper class
-    "The cut that maximises the variance between two classes (Otsu 1979), for every map of a batch."
+    "The threshold of the largest variance between two classes (Otsu 1979), for each map."
     flat = x.flatten(-2).clamp(0, 1)
     index = (flat*bins).long().clamp(max=bins - 1)
     counts = flat.new_zeros(*flat.shape[:-1], bins).scatter_add_(-1, index, torch.ones_like(flat))
@@ -74,8 +74,8 @@ def otsu_threshold(
     above, rest = below[..., -1:] - below, moment[..., -1:] - moment
     between = below*above*(moment/below.clamp(min=1) - rest/above.clamp(min=1))**2
     best = (between == between.amax(-1, keepdim=True)).float()
-    cut = (best*centres).sum(-1)/best.sum(-1) + .5/bins   # the middle of a plateau of equals
-    return cut[..., None, None]
+    level = (best*centres).sum(-1)/best.sum(-1) + .5/bins   # the middle of a plateau of equals
+    return level[..., None, None]
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-015
 def occlusion_scores(
@@ -86,7 +86,7 @@ def occlusion_scores(
     smooth:int=5,      # box blur, odd, pixels; 1 for none
     stretch:bool=True, # rescale in every frame, as the report
     width:float|None=None, # of SSIM's Gaussian, see `dissimilarity`
-)->Tensor: # (B,1,T,H,W), the map that is cut
+)->Tensor: # (B,1,T,H,W), the map before its threshold
     "Dissimilarity, rescaled and smoothed (report §3.1)."
     if smooth < 1 or smooth % 2 == 0:
         raise ValueError(f'smooth must be odd and at least 1; got {smooth}')
@@ -102,7 +102,7 @@ VOTES = ('frame', 'all')
 def occlusion_pseudo_labels(
     frames:Tensor,              # (B,3,T,H,W)
     picture:Tensor,             # (B,3,T,H,W), X_SL
-    threshold:float|str='otsu', # or a number: the cut
+    threshold:float|str='otsu', # or a number
     vote:str='frame',           # or `all`
     **options,                  # to `occlusion_scores`
 )->Tensor: # (B,1,T,H,W), 0 or 1
@@ -126,7 +126,7 @@ def occlusion_targets(
     return mask*frames
 
 # %% ../nbs/30_occlusion_pseudo_labels.ipynb #cell-034
-def _label_controls()->tuple: # window, smooth, kind, otsu, cut, vote
+def _label_controls()->tuple: # window, smooth, kind, otsu, level, vote
     "A widget for every choice of the recipe."
     import ipywidgets as widgets
     settled = dict(continuous_update=False)
@@ -147,7 +147,7 @@ def explore_occlusion_labels(
     "SSIM window, blur, threshold, vote and kind, live; a `VBox` whose last child holds the PNG."
     import ipywidgets as widgets
     from htcv.evaluation import iou
-    window, smooth, kind, otsu, cut, vote = controls = _label_controls()
+    window, smooth, kind, otsu, level, vote = controls = _label_controls()
     layout = widgets.Layout(max_width='100%', width='900px')
     score, image = widgets.HTML(), widgets.Image(format='png', layout=layout)
     frames, source, truth = frames[:1], source[:1], truth[:1]
@@ -155,7 +155,7 @@ def explore_occlusion_labels(
         picture = pseudo_underlying(frames, source, kind=kind.value)
         options = dict(window=window.value, smooth=smooth.value)
         scores = occlusion_scores(frames, picture, **options)
-        threshold = 'otsu' if otsu.value else cut.value
+        threshold = 'otsu' if otsu.value else level.value
         mask = occlusion_pseudo_labels(frames, picture, threshold, vote.value, **options)
         rows = [x.expand_as(frames) for x in (frames, scores, mask, truth)]
         image.value = frames_png(torch.cat(rows, dim=3)[0, :, :n_frames])

@@ -53,7 +53,7 @@ class Photographs:
 
 # %% ../nbs/58_photographs.ipynb #cell-008
 @patch
-def visibility(self:Photographs,
+def seen_rows(self:Photographs,
     top:int=0,           # first row
     rows:int|None=None,  # how many; None: all the rest
 )->Tensor: # (1,1,T,rows,W) bool
@@ -73,10 +73,10 @@ def strip(self:Photographs,
     "All frames, some rows."
     x = _floats(self.pixels[:, top:self.size[0] if rows is None else top + rows])
     release(self.pixels); release(self.seen)
-    return x if self.seen is None else fill_unseen(x, self.visibility(top, rows).float())
+    return x if self.seen is None else fill_unseen(x, self.seen_rows(top, rows).float())
 
 @patch
-def reduced(self:Photographs,
+def frames_at(self:Photographs,
     size:tuple, # (h,w)
 )->tuple[Tensor, Tensor]: # (1,3,T,h,w) in [0,1]; (1,1,T,h,w): share of each small pixel seen
     "All frames, reduced one after the other, so that memory holds one of full size."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BPY', 'EXTRA_LAYERS', 'blender_home', 'find_blender', 'setup_blender', 'Passes', 'run_blender', 'render_passes',
-           'relight', 'develop', 'middle', 'render_sequences', 'same_run', 'save_passes', 'load_passes']
+           'relight_passes', 'develop', 'middle', 'render_sequences', 'same_run', 'save_passes', 'load_passes']
 
 # %% ../nbs/04_rendering.ipynb #cell-002
 import json, os, shutil, site, subprocess, sys, tempfile
@@ -146,7 +146,7 @@ def render_passes(
     albedo:Tensor,              # (3,H,W) linear reflectance of the picture
     jobs:list,                  # as from `draw_jobs`, of the same size
     samples:int=16,             # rays for each pixel, before denoising
-    light_groups:bool=False,    # keep every lamp apart, for `relight`
+    light_groups:bool=False,    # keep every lamp apart, for `relight_passes`
     threads:int=0,              # of Blender; 0: all cores
     progress=lambda: None,      # called after each frame
 )->Passes:
@@ -194,7 +194,7 @@ def _light_shares(arrays:dict)->dict: # pass -> (J,3,H,W)
     return shares
 
 # %% ../nbs/04_rendering.ipynb #cell-018
-def relight(
+def relight_passes(
     passes:Passes, # rendered with light groups
     gains:list,    # T tensors (J,) or (J,3): ambient light first, then the frame's lamps
 )->Passes: # the same scenes under other lights

@@ -228,7 +228,7 @@ def plan_frames(
 )->LowResEstimate:
     "Light, masks and weights for all frames; what a frame does not show weighs nothing."
     device = next(model.parameters()).device
-    small, share = photographs.reduced(working_size(photographs.size, side or model.config.side))
+    small, share = photographs.frames_at(working_size(photographs.size, side or model.config.side))
     small = convert_planes(small, photographs.profile, None).to(device)
     plan = model.estimate_lowres(small, side, like)
     if photographs.seen is None: return plan
@@ -257,7 +257,7 @@ def restored_strip(
     layers:bool=True,         # False: shadow, light and occluder are not needed
 )->Restored: # of these rows
     "All layers of some rows at full size."
-    x, seen = photographs.strip(top, rows), photographs.visibility(top, rows)
+    x, seen = photographs.strip(top, rows), photographs.seen_rows(top, rows)
     # `StripWriter.advice` needs to know where lamps burn all frames out
     lit = layers or bool((x.amin((1, 2)) > .99).any())
     hides = model.mask_threshold if threshold is None else threshold

@@ -45,7 +45,7 @@ def underlying_picture(
     source:str='target',   # of version 2: the true source, or the `predicted` one
     kind:str='difference', # of version 1: the shadow pseudo-label
 )->Tensor: # (B,3,T,H,W), without gradient
-    "What lies under the occluders, as each version believes."
+    "What lies under the occluders, as each version estimates it."
     if version not in (1, 2): raise ValueError(f'version must be 1 or 2; got {version!r}')
     if version == 1: return pseudo_underlying(batch['frames'], batch['source'], kind=kind)
     if source not in ('target', 'predicted'):
@@ -64,7 +64,7 @@ def reconstruct(
     picture:Tensor,  # (B,3,T,H,W), what lies below
     logit:Tensor,    # (B,1,T,H,W)
     rgb:Tensor,      # (B,3,T,H,W)
-    mode:str='soft', # see `composite`; or `group`: hard, cut at a logit of 0.9
+    mode:str='soft', # see `composite`; or `group`: hard, from a logit of 0.9 on
 )->Tensor: # (B,3,T,H,W)
     "X ⊕ (M·O)."
     if mode == 'group': return torch.where(logit >= GROUP_CUT, rgb, picture)

@@ -90,7 +90,7 @@ def score_prediction(
     method:Method,            # whose prediction it is
     threshold:float=.5,       # of the mask, chosen on validation data
 )->dict: # name -> float
-    "Every score that the truth at hand allows."
+    "Every score that the ground truth at hand allows."
     given, scores = isinstance(prediction, Layers), {}
     layers = prediction if given else trivial_layers(prediction, case.frames)
     mask, own = layers.occlusion_mask, method.own_source
@@ -111,7 +111,7 @@ def recomposed(
     order:str='shadow_first', # in which it composes
     threshold:float=.5,       # of its mask
 )->Tensor: # (B,3,T,H,W)
-    "The frames again, with the mask cut where the scores cut it."
+    "The frames again, with the threshold of the mask that the scores use."
     binary = (layers.occlusion_mask >= threshold).float()
     return compose(replace(layers, occlusion_mask=binary), order)
 
@@ -291,7 +291,7 @@ def ranks_by(self:Report)->str: # name of a score
 
 @patch
 def best(self:Report)->str: # name of a method; empty where nothing was scored
-    "The best method that saw no truth."
+    "The best method that saw no ground truth."
     name, means = self.ranks_by(), self.means()
     able = {method: means[method][name]['mean'] for method, how in self.methods.items()
             if name in means.get(method, {}) and how.own_source and not how.sees_truth}

@@ -308,7 +308,7 @@ def steady_lighting(
     gains:Tensor,      # (B,3,T,H,W), powers of two
     frames:Tensor,     # (B,3,T,H,W)
     hidden:Tensor,     # (B,1,T,H,W) in [0,1]
-    bare:Tensor,       # (B,3,T,H,W): the network's, without cast shadows and things in the way
+    bare:Tensor,       # (B,3,T,H,W): the network's, without cast shadows and occluders
     unoccluded:Tensor, # (B,3,T,H,W): the same with cast shadows and gloss
 )->tuple[Tensor, Tensor]: # both again, (B,3,T,H,W)
     "The source under the smooth gains; with no more shadow or gloss than the frames show."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'WATCHED', 'SHOWN', 'ROWS_BELOW', 'ARM_STEPS', 'ARM_SIZE', 'SWEEP_STEPS', 'wanted_runs', 'missing_runs',
-           'study_place', 'prepare_study', 'make_run', 'most_hidden', 'strip', 'shown_runs', 'show_run', 'show_all',
-           'naive_arms', 'make_arm', 'make_naive', 'stage_arms', 'make_stages', 'SweepArm', 'sweep_arms', 'train_arm',
-           'score_arm', 'make_sweep_arm', 'sweep_path', 'make_sweep', 'make_studies']
+           'study_place', 'prepare_study', 'make_run', 'most_hidden', 'mask_strip', 'shown_runs', 'show_run',
+           'show_all', 'naive_arms', 'make_arm', 'make_naive', 'stage_arms', 'make_stages', 'SweepArm', 'sweep_arms',
+           'train_arm', 'score_arm', 'make_sweep_arm', 'sweep_path', 'make_sweep', 'make_studies']
 
 # %% ../nbs/52_study_runs.ipynb #cell-002
 import argparse, os, sys, time
@@ -125,7 +125,7 @@ def most_hidden(
     covered = unseen['label exact'][SHOWN].float().mean((0, 2, 3))
     return covered.argsort(descending=True)[:n].sort().values
 
-def strip(
+def mask_strip(
     *rows:Tensor # (C,T,H,W), C 1 or 3, in [0,1]
 )->Tensor: # (3,rows·H,T·W)
     "Frames side by side, rows below one another."
@@ -158,7 +158,7 @@ def show_run(
     mask, rgb = answers_of(model, unseen, fast)
     hits, wrong, missed = mask_counts(mask, unseen['label exact'].float()).sum(0).tolist()
     frames = most_hidden(unseen)
-    write_image(target, strip(mask[SHOWN][:, frames], rgb[SHOWN][:, frames]))
+    write_image(target, mask_strip(mask[SHOWN][:, frames], rgb[SHOWN][:, frames]))
     return target.stem, (f'IoU {hits/(hits + wrong + missed):.3f}, coverage '
                          f'{(mask >= .5).float().mean():.3f}')
 
@@ -181,7 +181,7 @@ def show_all(
         unseen = _data_of(size, seed)['held out']
         frames = most_hidden(unseen)
         rows = (unseen[name][SHOWN][:, frames].float() for name in ROWS_BELOW.values())
-        write_image(folder/'below.png', strip(*rows))
+        write_image(folder/'below.png', mask_strip(*rows))
     _side_by_side(show_run, [(size, seed, run, folder) for run in runs.values()], jobs)
 
 # %% ../nbs/52_study_runs.ipynb #cell-023

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .near_duplicates import cluster, hash_distances, in_benchmark, name_and_group, picture_hash
-from .picture_packages import LEAST, PACKAGES, SIDE, Package, archive_images, download
+from .picture_packages import LEAST, PACKAGES, KEPT_SIDE, Package, archive_images, download
 from .picture_packages import is_usable
 from .picture_packages import normalise_image, whole_images
 from .page_images import page_images, poster_images # still found here
@@ -122,7 +122,7 @@ def _settle(folder:Path):
 def gather_pictures(
     folder,            # gets `train/`, `validation/` and `pictures.json`
     packages=PACKAGES, # what to gather from
-    side:int=SIDE,     # longer side of what is kept, in pixels
+    side:int=KEPT_SIDE,     # longer side of what is kept, in pixels
     on_progress=None,  # called as f(message, done, total)
 )->dict: # what `count_pictures` says, and `missing`: packages that were not to be had, and why
     "Free pictures from packages, sorted into training and validation; resumes if cut off."

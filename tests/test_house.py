@@ -1,5 +1,5 @@
 "The repository's own rules: notebooks, figures, results and modules belong together, and importing is cheap."
-import ast, json, os, re, shutil, subprocess, sys, warnings
+import ast, io, json, os, re, shutil, subprocess, sys, tokenize, warnings
 from pathlib import Path
 
 import pytest
@@ -191,6 +191,191 @@ def test_outputs_of_changed_code_are_found(root, tmp_path):
     assert list(tool.faults(path)) == ["its outputs were made by other code (cell 1 changed): `run_notebooks.py 01`"]
     path.write_text(tool.as_text(tool.clean(nbformat.read(path, 4))), encoding="utf-8")
     assert len(list(tool.faults(path))) == 1, "cleaning does not make old outputs new"
+
+
+def shows_picture(cell):
+    return cell.cell_type == "code" and any(kind.startswith("image/") for output in cell.outputs
+                                            for kind in output.get("data", {}))
+
+
+def tells_something(cell):
+    "A code cell that printed or displayed words."
+    return cell.cell_type == "code" and any(output.output_type == "stream" or "text/markdown" in output.get("data", {})
+                                            for output in cell.outputs)
+
+
+def is_finding(cell):
+    "Markdown that goes on below a picture with a full sentence, rather than beginning something new."
+    if cell.cell_type != "markdown" or cell.source.lstrip().startswith("#"): return False
+    return re.search(r"[a-z][^.:]{15,}\.(\s|$)", cell.source.split("\n\n")[0]) is not None
+
+
+def pictures_without_finding(nb):
+    """Pictures that leave the reader alone. A finding stands below: told by the cell itself or by the next, or written.
+    Or the words above say what to look at, for one picture, not for several."""
+    for i, cell in enumerate(nb.cells):
+        if not shows_picture(cell) or tells_something(cell): continue
+        below = nb.cells[i + 1] if i + 1 < len(nb.cells) else None
+        if below is not None and (is_finding(below) or tells_something(below) and not shows_picture(below)): continue
+        above = [k for k in range(i) if nb.cells[k].cell_type == "markdown"]
+        if above and re.search(r"\blook\s+(\w+\s+)?(at|along|for|from)\b", nb.cells[above[-1]].source, flags=re.I) \
+            and not any(map(shows_picture, nb.cells[above[-1]:i])): continue
+        yield f"cell {i} ({cell.id})"
+
+
+def test_every_picture_is_followed_by_a_finding_or_named_above(notebooks):
+    found = {name: cells for name, nb in notebooks.items() if (cells := list(pictures_without_finding(nb)))}
+    assert not found, f"say in one sentence what is to be seen, computed or without a number: {found}"
+
+
+def test_a_picture_without_a_word_is_found():
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    words = new_output("stream", name="stdout", text="0.3 dB better\n")
+    def picture(*more): return new_code_cell("show()", outputs=[new_output("display_data", {"image/png": "iVBORw0KGgo="}), *more])
+    def silent(*cells): return len(list(pictures_without_finding(new_notebook(cells=list(cells)))))
+    text, heading = new_markdown_cell("The left curve lies below the right one."), new_markdown_cell("## What comes next is new.")
+    look, tested = new_markdown_cell("**Look\nat** the left."), new_code_cell("assert x")
+    told = new_code_cell("print(x)", outputs=[words])
+    assert not any(map(lambda cells: silent(*cells), [(picture(words),), (picture(), text), (picture(), told), (look, picture())]))
+    assert silent(picture()) == silent(picture(), heading) == silent(picture(), tested) == silent(text, picture()) == 1
+    assert silent(picture(), new_markdown_cell("**Version 1** with mask decay:")) == 1
+    assert silent(look, picture(), picture()) == 1 and silent(picture(), picture(words)) == 1
+
+
+# names that two modules may share, and why
+SHARED_NAMES = {
+    "add": "the verb of every container here: frames, files, rows",
+    "layers": "what a restoration is made of: of a model in memory, of a folder strip by strip",
+    "restore": "the function, and the app's button that calls it",
+    "say": "one line to the person in front: on the console, in the app",
+    "scale": "of the notebooks (tiny, cpu, gpu); of photographs their factor of size, as in every image library",
+    "write_image": "a file from pixels: at once, and the same from strips",
+    "write_ora": "a file from layers: at once, and the same from strips",
+}
+
+
+def public_names(text):
+    "What a module exports, and the public methods that it adds to classes: name -> how it is defined there."
+    tree, exported, methods = ast.parse(text), set(), set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__":
+            exported |= set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.FunctionDef) and any("patch" in ast.unparse(d) for d in node.decorator_list):
+            methods.add(node.name)
+    return exported, {name for name in methods if not name.startswith("_")}
+
+
+def names_with_two_meanings(texts):
+    """Names that two modules export, and methods that are called like another module's function. (Methods of two classes
+    may share a name: what they belong to tells them apart.)"""
+    of = {module: public_names(text) for module, text in texts.items()}
+    for name in sorted(set().union(*(exported for exported, _ in of.values()))):
+        at = [module for module, (exported, _) in of.items() if name in exported]
+        at += [module for module, (exported, methods) in of.items() if name in methods - exported]
+        if len(at) > 1: yield name, at
+
+
+def test_no_name_has_two_meanings(root):
+    texts = {path.stem: path.read_text() for path in sorted(root.glob("htcv/[!_]*.py"))}
+    found = {name: at for name, at in names_with_two_meanings(texts) if name not in SHARED_NAMES}
+    assert not found, f"one name, several modules; give all but one another name: {found}"
+
+
+def test_a_name_with_two_meanings_is_found():
+    one, two = "__all__ = ['f', 'G']\ndef f(): pass\nG = 1", "__all__ = ['G']\nG = 2\n@patch\ndef f(self:X): pass"
+    assert dict(names_with_two_meanings({"a": one, "b": two})) == {"f": ["a", "b"], "G": ["a", "b"]}
+    assert not dict(names_with_two_meanings({"a": one, "b": "__all__ = ['h']\n@patch\ndef _f(self:X): pass"}))
+
+
+# ---- one vocabulary ---------------------------------------------------------------------------------------------
+
+BANNED_WORDS = {
+    "threshold, not cut": r"\b(the|a|one|each|all|any|both|best|fixed|validated|high|generous|which|Otsu's) cuts?\b"
+                          r"(?! (off|out|away|to|into|run|hard))|\bmasks? (is |are |was )?cut at\b|\bcut at (a|one|0)\b|\bcut \d",
+    "ground truth, not truth": r"(?<!ground )(?<!in )\btruth\b",
+    "attend to, depend on, not hear": r"\b(hears?|heard|listens? to|listened)\b",
+    "estimate, not believe": r"\bbelieves\b",
+    "occluder, not thing in the way": r"\bthings? in the way\b",
+    "Input, Output, Key figure, not In come": r"\bIn come\b|; wait for\b",
+    "in-domain, out-of-domain": r"\bgood at home\b|\bpoor abroad\b|\bno second look\b",
+}
+BANNED_NAMES = set("""carry_out habits trust Reading shading delit expose clip_gently Gathering look_again HungScenes veiled
+as_paint paints Scenes WORTH _where _some_frames fewest Dice _column lu towards habit dome deviations informed_bias START hears
+LATER LATER_PRESETS fading Rows Stored fill_folder Stack STRANGE reduced _reduced heard_masks cut cuts CUTS best_cut fixed_cut
+""".split())
+# what tests/exempt.json still allows, and why
+EXEMPT_WORDS = {
+    "02_sequences": "`cut`: a list cut into parts",
+    "06_training": "a run that is cut off",
+    "09_scoring": "`truth`: a method of a test",
+    "32_rgb_mask_loss": "`truth`: a key of stored files; `cut`: a binary mask", "51_rgb_loss_study": "`truth`: a key of stored files",
+    "35_picture_packages": "an image whose margins are cut off", "39_training_pictures": "a run that is cut off",
+    "52_pseudo_label_study": "`cut`: a key of stored results",
+    "59_benchmark_maker": "an image cut to a size", "59_rectification": "a picture cut out of its wall",
+    "61_app_controls": "a listener of messages",
+    "62_restore_app": "said to photographers", "62_restore_command": "said to photographers", "index": "said to photographers",
+    "10_source_reconstruction": "its labels change when it is trained again",
+    "30_occlusion_pseudo_labels": "its labels change when it is executed again",
+    "31_binary_mask_loss": "its labels change when it is trained again", "50_benchmark": "its labels change when it is executed again",
+}
+
+
+def words_of(cell):
+    "What a cell says to people: prose without code and addresses; of code its comments and strings, without what is in braces."
+    if cell.cell_type == "markdown":
+        return [re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", cell.source, flags=re.S).replace("\n", " ")]
+    if cell.cell_type != "code": return []
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    try: tokens = [t.string for t in tokenize.generate_tokens(io.StringIO(cell.source).readline) if t.type in kinds]
+    except (tokenize.TokenError, IndentationError): return []  # magics
+    return [re.sub(r"\{[^{}]*\}", "", text) if re.match("r?f", text, flags=re.I) else text for text in tokens]
+
+
+def defined_names(source):
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, DEFINITIONS): yield node.name
+        elif isinstance(node, ast.arg): yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): yield node.id
+
+
+def banned(cells):
+    for i, cell in enumerate(cells):
+        for text in words_of(cell):
+            for rule, pattern in BANNED_WORDS.items():
+                yield from (f"cell {i}: {rule}: …{text[max(m.start() - 25, 0):m.end() + 15]}…"
+                            for m in re.finditer(pattern, text, flags=re.I))
+        if cell.cell_type == "code":
+            yield from (f"cell {i}: the name {name}" for name in defined_names(cell.source) if name in BANNED_NAMES)
+
+
+def test_one_vocabulary(root, notebooks):
+    "A word that the field has another one for stands nowhere more often than tests/exempt.json allows."
+    from nbformat.v4 import new_markdown_cell
+    allowed = json.loads((root/"tests/exempt.json").read_text())["vocabulary"]
+    pages = [root/name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(root.glob("docs/**/*.md"))
+    texts = {path.name: [new_markdown_cell(path.read_text(encoding="utf-8"))] for path in pages if path.exists()}
+    found = {name: list(banned(cells)) for name, cells in ({name: nb.cells for name, nb in notebooks.items()} | texts).items()}
+    worse = {name: faults for name, faults in found.items() if len(faults) > allowed.get(name, 0)}
+    text = "\n".join(f"{name}, {fault}" for name, faults in worse.items() for fault in faults)
+    assert not worse, f"more than tests/exempt.json allows ({ {name: allowed.get(name, 0) for name in worse} }):\n{text}"
+    assert set(allowed) <= set(EXEMPT_WORDS) | set(texts), "say why"
+
+
+@pytest.mark.parametrize("source, n", [
+    ("The best cut is lower.", 1), ("A mask cut at 0.5.", 1), ("Margins are cut off, a puzzle is cut into rows.", 0),
+    ("Near the truth.", 1), ("Near the ground truth, in truth; see [it](a.ipynb#the-truth).", 0), ("Each frame hears the others.", 1),
+    ("A thing in the way", 1), ("`truth` and `cut`", 0), ("In come frames; out go layers; wait for the last.", 2)])
+def test_banned_words_are_found(source, n):
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+    assert len(list(banned([new_markdown_cell(source)]))) == n
+    if "`" not in source and "](" not in source: assert len(list(banned([new_code_cell(f"x = 1 # {source}")]))) == n
+
+
+def test_banned_names_are_found():
+    from nbformat.v4 import new_code_cell
+    assert len(list(banned([new_code_cell("def carry_out(cut): CUTS = 1")]))) == 3
+    assert not list(banned([new_code_cell("def f(truth, threshold): return x.cut")]))
+    assert len(list(banned([new_code_cell("f(title='IoU with the truth', xlabel=f'cut {truth:g}')")]))) == 1
 
 
 # ---- the export -------------------------------------------------------------------------------------------------
