@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRIMARIES', 'ADOBE_RGB', 'WHITE_POINT', 'profile_space', 'profile_name', 'srgb_profile', 'convert_colours',
-           'same_colours', 'written_profile', 'coded_profile', 'common_profile']
+           'same_colours', 'is_plain_grey', 'written_profile', 'coded_profile', 'png_profile', 'exif_profile',
+           'common_profile']
 
 # %% ../nbs/00_colour_profiles.ipynb #cell-002
 import io
@@ -64,6 +65,13 @@ def same_colours(
     moved = convert_colours(grid, profile, other).astype(int)
     return bool(np.abs(moved - grid).max() <= tolerance)
 
+def is_plain_grey(
+    profile:bytes, # ICC, of grey values
+)->bool:
+    "Does a grey profile mean what grey means without one?"
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    return int(np.abs(convert_colours(ramp, profile)[..., 1].astype(int) - ramp).max()) <= 2
+
 # %% ../nbs/00_colour_profiles.ipynb #written-profile
 # x and y of red, green and blue, by their number in ITU-T H.273; a white of 6500 K
 PRIMARIES = {1: (.64, .33, .3, .6, .15, .06), 9: (.708, .292, .17, .797, .131, .046),
@@ -100,6 +108,29 @@ def coded_profile(
     called = {1: 'sRGB', 9: 'BT.2020', 12: 'Display P3'}[primaries]
     return written_profile(PRIMARIES[primaries], gamma,
                            name=called + (f', gamma {gamma:g}' if gamma else ''))
+
+# %% ../nbs/00_colour_profiles.ipynb #png-profile
+def png_profile(
+    told:dict, # kind (4 bytes) -> content, of `cICP`, `sRGB`, `gAMA` and `cHRM`
+)->bytes|None: # ICC; None: sRGB
+    "The first of what a PNG says of its colours that counts: a standard, sRGB, a gamma."
+    if b'cICP' in told: return coded_profile(*told[b'cICP'][:2])
+    if b'sRGB' in told or len(told.get(b'gAMA', b'')) != 4: return None
+    stored, points = int.from_bytes(told[b'gAMA'], 'big')/1e5, told.get(b'cHRM', b'')
+    if not .1 <= stored <= 2: return None
+    x = np.frombuffer(points, '>u4')/1e5 if len(points) == 32 else [*WHITE_POINT, *PRIMARIES[1]]
+    srgb = np.abs(np.subtract(x[2:], PRIMARIES[1])).max() < .01
+    if srgb and abs(stored - 1/2.2) < .02: return None # what programs write that mean sRGB
+    return written_profile(tuple(x[2:]), 1/stored, tuple(x[:2]), f'gamma {1/stored:.3g}')
+
+def exif_profile(
+    exif, # `PIL.Image.Exif` of a JPEG
+)->bytes|None: # ICC; None: sRGB, or not told
+    "Adobe RGB, as cameras say it: a colour space that is not calibrated, and rule R03."
+    try: space, rule = exif.get_ifd(34665).get(40961), exif.get_ifd(40965).get(1)
+    except Exception: return None
+    adobe = space == 2 or space == 65535 and str(rule).strip('\0') == 'R03'
+    return written_profile(ADOBE_RGB, 563/256, name='Adobe RGB') if adobe else None
 
 # %% ../nbs/00_colour_profiles.ipynb #cell-010
 def common_profile(

@@ -8,7 +8,7 @@ __all__ = ['MAX_PIXELS', 'MAX_PAGES', 'KEPT_TAGS', 'KEPT_DETAILS', 'ImageHeader'
            'to_tensor', 'read_image', 'read_mask', 'check_values', 'write_image', 'resize', 'photograph_exif']
 
 # %% ../nbs/01_images.ipynb #cell-002
-import io, math, struct, warnings
+import io, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +21,13 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .colour_profiles import ADOBE_RGB, PRIMARIES, WHITE_POINT, coded_profile, convert_colours
-from .colour_profiles import profile_space, same_colours, written_profile
+from .colour_profiles import coded_profile, convert_colours, exif_profile, png_profile
+from .colour_profiles import is_plain_grey, profile_space, same_colours
 from .files import printable
 from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, decode_jpeg, image_format
 from .image_formats import coded_colours, png_chunks, png_colours, png_exif
 from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages
-from .tiff_images import tiff_tag
-from .tiff_images import upright
+from .tiff_images import tiff_tag, upright
 
 # %% ../nbs/01_images.ipynb #cell-003
 try: import rawpy
@@ -127,29 +126,11 @@ def _register_heif()->None:
     pillow_heif.register_heif_opener(thumbnails=False)
 
 # %% ../nbs/01_images.ipynb #told-profile
-def _png_profile(told:dict)->bytes|None:
-    "The first of what a PNG says of its colours that counts: a standard, sRGB, a gamma."
-    if b'cICP' in told: return coded_profile(*told[b'cICP'][:2])
-    if b'sRGB' in told or len(told.get(b'gAMA', b'')) != 4: return None
-    stored, points = struct.unpack('>I', told[b'gAMA'])[0]/1e5, told.get(b'cHRM', b'')
-    if not .1 <= stored <= 2: return None
-    x = [n/1e5 for n in struct.unpack('>8I', points)] if len(points) == 32 else None
-    srgb = x is None or np.abs(np.subtract(x[2:], PRIMARIES[1])).max() < .01
-    if srgb and abs(stored - 1/2.2) < .02: return None # what programs write that mean sRGB
-    primaries, white = (PRIMARIES[1], WHITE_POINT) if x is None else (tuple(x[2:]), tuple(x[:2]))
-    return written_profile(primaries, 1/stored, white, f'gamma {1/stored:.3g}')
-
 def _told_profile(data:bytes, kind:str, exif:Image.Exif)->bytes|None:
     "The meaning of colours that a file without an ICC profile tells in another way."
-    if kind == 'PNG': return _png_profile(png_colours(io.BytesIO(data)))
-    if kind in ('HEIF', 'AVIF'):
-        codes = coded_colours(data)
-        return coded_profile(*codes) if codes else None
-    if kind != 'JPEG': return None
-    try: space, rule = exif.get_ifd(34665).get(40961), exif.get_ifd(40965).get(1)
-    except Exception: return None
-    adobe = space == 2 or space == 65535 and str(rule).strip('\0') == 'R03' # as cameras write it
-    return written_profile(ADOBE_RGB, 563/256, name='Adobe RGB') if adobe else None
+    if kind == 'PNG': return png_profile(png_colours(io.BytesIO(data)))
+    if kind in ('HEIF', 'AVIF'): return coded_profile(*(coded_colours(data) or (0, 0)))
+    return exif_profile(exif) if kind == 'JPEG' else None
 
 # %% ../nbs/01_images.ipynb #cell-014
 def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
@@ -321,7 +302,7 @@ def _to_rgb(array:np.ndarray, profile:bytes|None)->tuple[np.ndarray, bytes|None]
     "CMYK, and grey with a profile of its own, in sRGB; RGB keeps its numbers and its profile."
     kind, full = profile_space(profile), np.iinfo(array.dtype).max
     if array.ndim == 2 and kind == 'GRAY':
-        if not _like_srgb(profile, array.dtype): array = convert_colours(array, profile)[..., 1]
+        if not is_plain_grey(profile): array = convert_colours(array, profile)[..., 1]
         return array, None
     return array, profile if kind == 'RGB' else None
 
@@ -331,11 +312,6 @@ def _from_cmyk(array:np.ndarray, profile:bytes|None)->np.ndarray:
     full = np.iinfo(array.dtype).max
     ink = array.astype(np.float32)/full
     return (full*(1 - ink[..., :3])*(1 - ink[..., 3:])).round().astype(array.dtype)
-
-def _like_srgb(profile:bytes, dtype)->bool:
-    "Does a grey profile mean what grey means without one?"
-    ramp = np.arange(256, dtype=np.uint8)[None]
-    return int(np.abs(convert_colours(ramp, profile)[..., 1].astype(int) - ramp).max()) <= 2
 
 # %% ../nbs/01_images.ipynb #cell-026
 def decode_image(
