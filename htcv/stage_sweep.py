@@ -112,7 +112,7 @@ def score_arm(
         return kept | {name: lighting[name] for name in ('shadow_mae', 'light_mae')}
     estimates, truth = model.source_estimates(frames), exact.source.unsqueeze(2)
     def between(a, b): return (a - b).abs().mean((1, 2, 3, 4))
-    # how far the outputs of a merged source are from their frames, the ground truth, and one another
+    # outputs of a merged source: how far from their frames, the ground truth, and one another
     return kept | dict(to_frame=between(estimates, frames), to_source=between(estimates, truth),
                        apart=between(estimates, estimates.mean(2, keepdim=True)),
                        frames_to_source=between(frames, truth),
