@@ -123,7 +123,7 @@ def rgb_stage(
 
 # %% ../nbs/32_rgb_mask_loss.ipynb #load-arm
 def load_arm(
-    name:str,    # of an arm of the sweep, see `htcv.study_runs.sweep_arms`
+    name:str,    # of an arm of the sweep, see `htcv.stage_sweep.sweep_arms`
     folder=None, # default: `results/sweep_study`
 )->list: # a dict of scores for each sequence, with `seed`, and `iou` where masks were counted
     "What was stored of an arm, all seeds in a row."
