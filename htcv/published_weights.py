@@ -7,7 +7,7 @@ __all__ = ['THRESHOLDS', 'CARD', 'check_same_network', 'named_files', 'mean_weig
            'write_card']
 
 # %% ../nbs/44_published_weights.ipynb #cell-002
-import hashlib, json
+import hashlib, json, re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,32 +101,39 @@ def publish(
     return facts
 
 # %% ../nbs/44_published_weights.ipynb #cell-013
+def _card_part(preset:str, of:dict)->str:
+    "What the card says of one preset's weights."
+    recipe, last = of['recipe'], of['curve'][-1] if of['curve'] else {}
+    scores = '; '.join(f"{kind}: "
+                       + ', '.join(f'{key.replace("_", " ")} '
+                                   f'{last[kind][key]:.{1 if "psnr" in key else 3}f}'
+                       for key in ('psnr', 'psnr_after_gain', 'iou', 'shadow_mae', 'light_mae')
+                       if key in last[kind]) for kind in VALIDATION if kind in last)
+    return '\n'.join([f'## `{preset}`', '',
+        f"- {of['parameters']/1e6:.2f} million parameters, half floats",
+        f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed "
+        f"{recipe['seed']}, published by the code at commit {of['commit'] or 'unknown'}",
+        *([f"- {of['note']}"] if of.get('note') else []),
+        *([f"- began from {', '.join(of['start'])}"] if of.get('start') else []),
+        *([f"- mean of its weights and those of {', '.join(of['others'])}"]
+          if of.get('others') else []),
+        f'- recipe {json.dumps(recipe)}', f"- data {json.dumps(of['data'], default=str)}",
+        f"- threshold {of['threshold']} of the mask: the highest overlap "
+        f"({of['overlap']}) on validation sequences",
+        f'- validation, {scores}' if scores else '- never validated', ''])
+
+# %% ../nbs/44_published_weights.ipynb #write-card
 def write_card(
     facts:dict,      # preset -> as `publish` gave them
     path:str|Path,   # `README.md` beside the weights
 ):
-    "The model card of all weights in a folder."
-    parts = [CARD]
-    for preset, of in facts.items():
-        recipe, last = of['recipe'], of['curve'][-1] if of['curve'] else {}
-        scores = '; '.join(f"{kind}: "
-                           + ', '.join(f'{key.replace("_", " ")} '
-                                       f'{last[kind][key]:.{1 if "psnr" in key else 3}f}'
-                           for key in ('psnr', 'psnr_after_gain', 'iou', 'shadow_mae', 'light_mae')
-                           if key in last[kind]) for kind in VALIDATION if kind in last)
-        parts += [f'## `{preset}`', '',
-                  f"- {of['parameters']/1e6:.2f} million parameters, half floats",
-                  f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed "
-                  f"{recipe['seed']}, published by the code at commit {of['commit'] or 'unknown'}",
-                  *([f"- {of['note']}"] if of.get('note') else []),
-                  *([f"- began from {', '.join(of['start'])}"] if of.get('start') else []),
-                  *([f"- mean of its weights and those of {', '.join(of['others'])}"]
-                    if of.get('others') else []),
-                  f'- recipe {json.dumps(recipe)}', f"- data {json.dumps(of['data'], default=str)}",
-                  f"- threshold {of['threshold']} of the mask: the highest overlap "
-                  f"({of['overlap']}) on validation sequences",
-                  f'- validation, {scores}' if scores else '- never validated', '']
-    Path(path).write_text('\n'.join(parts))
+    "The model card of all weights in a folder; what it says of other presets stays."
+    path, parts = Path(path), {}
+    if path.exists(): # '## `fusion`' begins what is said of `fusion`
+        for part in re.split(r'^(?=## `)', path.read_text(), flags=re.M)[1:]:
+            parts[part.split('`')[1]] = part.rstrip('\n') + '\n'
+    parts |= {preset: _card_part(preset, of) for preset, of in facts.items()}
+    path.write_text('\n'.join([CARD, *parts.values()]))
 
 # %% ../nbs/44_published_weights.ipynb #cell-014
 CARD = """# Weights that ship with htcv
