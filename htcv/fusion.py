@@ -27,8 +27,9 @@ from .fusion_config import FUSION_PRESETS, FusionConfig
 from .gain_equalisation import equalise_gains
 from .model_families import Prediction, check_frames, register_family
 from .set_unet import PerPixelLinear, SetBlock, SetUNet, pool_frames
-from .steady_light import Drift, equalised_doubt, equalised_source, evened, find_drift
-from .steady_light import hard_skew, mostly_alike, steadiness, steady_lighting
+from .steady_light import Agreement, Drift, agreed_source, equalised_doubt
+from .steady_light import equalised_source, evened, find_drift
+from .steady_light import find_agreement, hard_skew, steadiness, steady_lighting
 from .steady_light import steady_stops
 from .tone import srgb_to_linear
 
@@ -249,7 +250,7 @@ class LowResEstimate:
     steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
     skew:Tensor|None=None       # (B,) in [-1,1]: are hard differences from it lamps, or shadows?
     drift:Drift|None=None       # of the exposure
-    alike:Tensor|None=None      # (B,) in [0,1]: 1 where most frames agree in most of the image
+    agreement:Agreement|None=None # of most frames, at one exposure
 
 # %% ../nbs/41_fusion.ipynb #cell-030
 @patch
@@ -273,13 +274,14 @@ def estimate_lowres(self:Fusion,
     drift = None if torch.compiler.is_compiling() else find_drift(small)
     steady = steadiness(small, gains, mask, drift)
     share = steady_share(evened(small, drift), steady.view(-1, 1, 1, 1) == 1)
-    if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = None
+    if not (torch.compiler.is_compiling() or steady.any()): gains = steady = skew = agreement = None
     else:
+        agreement = None if drift is None else find_agreement(evened(small, drift))
         even, skew = equalised_doubt(small, gains, mask), hard_skew(small, gains, mask)
         doubt = doubt.lerp(even, steady.view(-1, 1, 1, 1))
     return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
                           share, doubt, None if like is None else frame_level(maps, like),
-                          gains, steady, skew, drift, mostly_alike(small))
+                          gains, steady, skew, drift, agreement)
 
 # %% ../nbs/41_fusion.ipynb #cell-033
 @patch
@@ -392,17 +394,22 @@ def refute_masks(self:Fusion,
     majority = find_majority(evened(frames, lowres.drift), seen, still)
     if not self.training:
         refuted = refuted_masks(majority, fit(lowres.steady_share))
+        if agreed := agreed_places(lowres, fit, seen): # (places, members)
+            refuted = refuted.maximum(agreed[0].unsqueeze(2)*agreed[1])
         maps = replace(maps, mask=maps.mask - REFUTED*refuted)
     return maps, hidden(maps.mask), majority
 
 # %% ../nbs/41_fusion.ipynb #agreed-places
 def agreed_places(
     lowres:LowResEstimate,
-    majority:Majority, # of the frames
-)->Tensor|None: # (B,1,H,W) in [0,1]; None: no light is steady
-    "Where most frames show one value, in a sequence in which they do so in most of the image."
-    if lowres.steadiness is None: return None
-    return lowres.alike.view(-1, 1, 1, 1)*(majority.apart < 1)
+    fit,              # enlarges a map of it to the frames
+    seen:Tensor|None, # as for `apply_fullres`
+)->tuple|None: # where most frames agree (B,1,H,W), which do (B,1,T,H,W) bool; None: nowhere
+    "The `Agreement` of the frames at their size."
+    agreement = lowres.agreement
+    if agreement is None or not agreement.share.any(): return None
+    members = fit(agreement.members) > .5
+    return fit(agreement.places), members if seen is None else members & seen
 
 # %% ../nbs/41_fusion.ipynb #cell-040
 def bounded_source(
@@ -416,13 +423,17 @@ def bounded_source(
     threshold:float=.5,    # at and above it a mask hides the picture
 )->tuple[Tensor, Tensor]: # (B,3,H,W), and the error to be expected, (B,1,H,W)
     "The equalised median where the light is steady; what most frames show; within the envelope."
+    at_one_exposure, agreed = evened(frames, lowres.drift), agreed_places(lowres, fit, seen)
     if lowres.gains is not None:
         even = equalised_source(frames, fit(lowres.gains), hidden, seen, lowres.skew)
+        if agreed: even = agreed_source(even, at_one_exposure, *agreed)
         source = source.lerp(even, lowres.steadiness.view(-1, 1, 1, 1))
     wanted = within_majority(source, majority, fit(lowres.steady_share))
-    source = within_envelope(wanted, evened(frames, lowres.drift), hidden, threshold)
+    source = within_envelope(wanted, at_one_exposure, hidden, threshold)
     moved = (source - wanted).abs().mean(1, keepdim=True) # by the envelope
-    return source, expected_error(fit(lowres.doubt) + moved, agreed_places(lowres, majority))
+    if agreed: # by blocks, or by pixels
+        agreed = agreed[0].maximum(lowres.agreement.share.view(-1, 1, 1, 1)*(majority.apart < 1))
+    return source, expected_error(fit(lowres.doubt) + moved, agreed)
 
 # %% ../nbs/41_fusion.ipynb #cell-041
 @patch

@@ -6,8 +6,9 @@
 __all__ = ['SPREAD_LIMITS', 'SKEW_LIMITS', 'UNEVENNESS_LIMITS', 'RATIO_LIMITS', 'AGREED_LIMITS', 'HALF_LIMITS', 'DRIFT_LIMITS',
            'TOES', 'HARD', 'RIVALS', 'SIDED_LIMITS', 'light_changes', 'unevenness', 'fit_curve', 'steadiness',
            'blocks_of', 'agreed_share', 'mostly_alike', 'below', 'Drift', 'without_stops', 'evened', 'find_drift',
-           'equalised_median', 'equalised_doubt', 'without_gains', 'shown_weights', 'told', 'weighted_quantile',
-           'rival_doubt', 'hard_skew', 'equalised_source', 'steady_lighting', 'steady_stops']
+           'equalised_median', 'shown_median', 'equalised_doubt', 'without_gains', 'shown_weights', 'told',
+           'weighted_quantile', 'rival_doubt', 'Agreement', 'find_agreement', 'agreed_source', 'hard_skew',
+           'equalised_source', 'steady_lighting', 'steady_stops']
 
 # %% ../nbs/40_steady_light.ipynb #cell-002
 import math
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .composition import disagreement, majority_interval, sort_frames
+from .composition import AGREEMENT, disagreement, majority_interval, sort_frames
 from .confidence import ALONE
 from .gain_equalisation import LOST, median_source, robust_weights, smooth_mean
 from .gain_equalisation import typical_value
@@ -197,10 +198,16 @@ def equalised_median(
 )->Tensor: # (B,3,H,W)
     "The median over the frames that see a place, each without its smooth gain."
     even = frames*(-gains).exp2()
-    if seen is None: return median_source(even).clamp(0, 1)
-    even = even.masked_fill(~seen, torch.nan)
-    low, high = even.nanmedian(2).values, -(-even).nanmedian(2).values
-    return ((low + high)/2).nan_to_num(.5).clamp(0, 1)
+    median = median_source(even) if seen is None else shown_median(even, seen)
+    return median.nan_to_num(.5).clamp(0, 1)
+
+def shown_median(
+    frames:Tensor, # (B,3,T,H,W)
+    shown:Tensor,  # (1 or B,1,T,H,W) bool: the frames that count there
+)->Tensor: # (B,3,H,W); NaN where none does
+    "The median over some of the frames; of an even number, the mean of the middle two."
+    some = frames.masked_fill(~shown, torch.nan)
+    return (some.nanmedian(2).values - (-some).nanmedian(2).values)/2
 
 def equalised_doubt(
     frames:Tensor, # (B,3,T,h,w)
@@ -268,6 +275,47 @@ def rival_doubt(
     wrong = group**3/(group**3 + count(at_median)**3).clamp(min=1e-6)
     away = (even - median.unsqueeze(2)).abs().mean(1, keepdim=True)
     return (wrong*away).amax(2)
+
+# %% ../nbs/40_steady_light.ipynb #agreement
+@dataclass
+class Agreement:
+    "What most frames show, in an image in most of which they agree: by blocks, almost free of noise."
+    share:Tensor   # (B,) in [0,1]: 1 where they agree in most of the image
+    places:Tensor  # (B,1,h,w) in [0,1]: where they do, times that
+    members:Tensor # (B,1,T,h,w), 0 or 1: the frames that show it there
+
+def find_agreement(
+    frames:Tensor, # (B,3,T,h,w) in [0,1], at one exposure: small ones will do
+)->Agreement:
+    "Where most frames agree, and which of them; each image by the blocks that agree more often."
+    share, (agree, members), coarse = mostly_alike(frames), *(_in_blocks(frames, n) for n in (4, 8))
+    larger = (coarse[0].mean((1, 2, 3)) > agree.mean((1, 2, 3))).view(-1, 1, 1, 1)
+    agree = torch.where(larger, coarse[0], agree)
+    members = torch.where(larger.unsqueeze(2), coarse[1], members)
+    return Agreement(share, agree*share.view(-1, 1, 1, 1), members)
+
+def agreed_source(
+    source:Tensor,  # (B,3,H,W)
+    frames:Tensor,  # (B,3,T,H,W), at one exposure
+    places:Tensor,  # (B,1,H,W) in [0,1], as in `Agreement`
+    members:Tensor, # (B,1,T,H,W) bool
+)->Tensor: # (B,3,H,W)
+    "Where most frames agree, the median of those that do."
+    agreed = shown_median(frames, members)
+    return torch.where(agreed.isnan(), source, source.lerp(agreed, places))
+
+# %% ../nbs/40_steady_light.ipynb #in-blocks
+def _in_blocks(frames:Tensor, side:int)->tuple: # (B,1,h,w) and (B,1,T,h,w), of 0 and 1
+    "Whether most frames agree in a pixel's block, and which do, as nearly as counts as agreement."
+    blocks, (h, w) = blocks_of(frames, side), frames.shape[-2:]
+    low, high = majority_interval(blocks)
+    slack = (high - low).maximum(AGREEMENT*(.2 + 1.6*low))
+    inside = (blocks >= (low - slack).unsqueeze(2)) & (blocks <= (high + slack).unsqueeze(2))
+    def whole(x):
+        row, column = (torch.arange(n, device=x.device)//min(side, h, w) for n in (h, w))
+        return x.to(frames)[..., row.clamp(max=x.shape[-2] - 1), :][
+            ..., column.clamp(max=x.shape[-1] - 1)]
+    return whole(disagreement(low, high, True) < 1), whole(inside.all(1, keepdim=True))
 
 # %% ../nbs/40_steady_light.ipynb #hard-skew
 SIDED_LIMITS = (.4, .7) # of the skew of hard differences: up to the first none are lamps, then all

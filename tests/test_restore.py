@@ -187,6 +187,23 @@ def test_one_flash_among_frames_that_are_alike_is_an_accident(noise):
     assert off(restored) < 1.1*off(np.median(frames, 0)) + 1e-3
 
 
+@pytest.mark.parametrize('noisy', [True, False], ids=['noise in all', 'not where it is covered'])
+@pytest.mark.parametrize('seed', range(2))
+def test_what_stays_over_fewer_than_half_of_noisy_frames_is_in_the_way(seed, noisy):
+    "A card in four of nine frames: no worse than the median of them all, under it and beside it."
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.uniform(.1, .9, (12, 16, 3)), np.ones((8, 8, 1)))
+    card = picture.copy()
+    card[20:68, 40:104] = .3
+    frames = np.stack([card]*4 + [picture]*5)
+    noise = rng.normal(0, .02, frames.shape)
+    if not noisy: noise[:4] = 0
+    frames = ((frames + noise).clip(0, 1)*255).round()/255
+    off = lambda source: np.square(source - picture).mean()**.5
+    source = restore(frames.astype(np.float32)).source[0].permute(1, 2, 0).numpy()
+    assert off(source) < .9*off(np.median(frames, 0))
+
+
 @pytest.mark.parametrize('seed', range(2))
 def test_frames_agree_though_the_exposure_drifts(seed):
     "A card lies over the picture in three of seven frames, and the exposure is another in each."
