@@ -13,7 +13,8 @@ them. They are of syntax trees, so comments, line breaks and docstrings do not c
 there were hashes has none and passes.
 
 Each notebook has a kernel of its own with one thread, so that its numbers do not depend on how many run. It waits for
-those before it that write what it reads, or read what it writes (section `order`), and the longest chain goes first. Those
+those before it that write what it reads, or read what it writes (section `order`); for a stage's weights only until they are
+there. The longest chain goes first. Those
 in `ALONE` measure, and run with nothing beside them. One that fails is left as it was, with those that wait for it; the
 others go on. Ctrl-C and SIGTERM end all kernels. A run of all of them leaves its minutes, and who has to wait for whom, in
 results/53_report.json.
@@ -184,34 +185,40 @@ def record():
 
 
 def plan(loaded, known):
-    """Notebook -> those it waits for, of the same run. `known` is what a complete run has seen (`seen_needs`); to it comes
-    what the sources say today. One that no complete run has seen waits for all before it, and all after it for that one."""
+    """Notebook -> {one of the same run that it waits for: the files that are enough, or nothing where it has to be done}.
+    `known` is what a complete run has seen (`seen_needs`); to it comes what the sources say today. One that no complete run has
+    seen waits for all before it, and all after it for that one."""
     names, needs = list(loaded), {}
     saved, named = ({name: named_results(nb)[i] for name, nb in loaded.items()} for i in (0, 1))
     for i, name in enumerate(names):
         before = names[:i]
-        needs[name] = set(before) if name in LAST or name not in known else {
-            other for other in before if other in known[name] or other not in known
-            or saved[other] & (named[name] | saved[name]) or named[other] & saved[name]}
+        needs[name] = {} if name in LAST or name not in known else {
+            other: tuple(known[name][other]) for other in before if is_weights(known[name].get(other, ()))}
+        needs[name] |= dict.fromkeys(before if name in LAST or name not in known else [
+            other for other in before if other not in known or other in set(known[name]) - set(needs[name])
+            or saved[other] & (named[name] | saved[name]) or named[other] & saved[name]], ())
     return needs
 
 
+def is_weights(files): return bool(files) and all(path.startswith("runs/") for path in files)
+
+
 def seen_needs(traces):
-    """Notebook -> {one before it that it has to wait for: the file why}, from the files that they opened, in their order.
+    """Notebook -> {one before it that it has to wait for: the files why}, from the files that they opened, in their order.
     A stage's weights come from whoever asks for them first, with the stages before it, even if this time they were there."""
-    touched = {name: {path: "r" for path in read} | {path: "w" for path in written} for name, (read, written) in traces.items()}
+    touched = {name: dict.fromkeys(read, "r") | dict.fromkeys(written, "w") for name, (read, written) in traces.items()}
     made = set()
     for files in touched.values():
         for path in [path for path in files if path.startswith("runs/")]:
             for stage in (path, *stages_before(path)):
-                files[stage] = files.get(stage, "r") if stage in made else "w"
-                if stage.endswith(".json"): files.setdefault(f"results/stage-{Path(stage).name}", files[stage])
+                files[stage] = "r" if stage in made else "w"
+                if stage not in made and stage.endswith(".json"): files[f"results/stage-{Path(stage).name}"] = "w"
         made |= {path for path, how in files.items() if how == "w"}
     names, needs = list(traces), {}
     for i, name in enumerate(names):
-        mine = touched[name]
-        needs[name] = {other: path for other in names[:i] for path, how in sorted(touched[other].items(), reverse=True)
-                       if "w" in (how, mine.get(path, how)) and path in mine}
+        shared = {other: sorted(path for path, how in touched[name].items() if "w" in (how, touched[other].get(path, how))
+                                and path in touched[other]) for other in names[:i]}
+        needs[name] = {other: paths for other, paths in shared.items() if paths}
     return needs
 
 
@@ -288,16 +295,22 @@ class Lanes:
 
     def next(self):
         "Who starts now: first who has to be alone, then the longest chain."
-        ready = [name for name in self.waiting if self.needs[name] <= set(self.rows)]
+        ready = [name for name in self.waiting if all(self.made(other, files) for other, files in self.needs[name].items())]
         if self.running: ready = [name for name in ready if name not in ALONE]
         full = len(self.running) >= self.jobs or ALONE & set(self.running)
         return None if full or not ready else max(ready, key=lambda name: (name in ALONE, self.chains[name]))
 
+    def made(self, name, files):
+        "Is this notebook done, or does it run and has the weights that are asked for?"
+        if name in self.rows or not (files and name in self.running): return name in self.rows
+        trace = read_probe(self.running[name].log)
+        return set(files) <= trace["written"] | trace["read"]
+
     def start(self):
         "As many as there are lanes for; one that waits for a failed one never starts."
-        while name := next((name for name in self.waiting if self.needs[name] & set(self.wrong)), None):
+        while name := next((name for name in self.waiting if set(self.needs[name]) & set(self.wrong)), None):
             del self.waiting[name]
-            self.wrong[name] = "not run: it waits for " + ", ".join(sorted(self.needs[name] & set(self.wrong)))
+            self.wrong[name] = "not run: it waits for " + ", ".join(sorted(set(self.needs[name]) & set(self.wrong)))
         while name := self.next():
             path = self.waiting.pop(name)
             self.running[name] = Kernel(path, self.loaded[path], self.events, self.folder)
@@ -305,7 +318,8 @@ class Lanes:
 
     def step(self, target):
         "Waits for something to happen, and keeps what a finished notebook made."
-        name, what = self.events.get()
+        try: name, what = self.events.get(timeout=2)
+        except queue.Empty: return  # a stage's weights may have come
         if what == "cell": return self.progress.bar.update()
         kernel = self.running.pop(name)
         self.progress.bar.update(len(kernel.nb.cells) - kernel.ran)
@@ -350,8 +364,8 @@ def save_record(lanes, before, load, seconds):
                  others_processor_seconds=None if None in (before, worked) else round(max(0., worked - before - ours), 1))
     with contextlib.chdir(ROOT): save_results(RECORD, dict(needs=needs), config, 0, times)
     for name, of in needs.items():
-        late = sorted(set(of) - lanes.needs[name])
-        if late: lanes.wrong[name] = f"did not wait for {', '.join(late)}, whose {of[late[0]]} it read: run it again"
+        late = sorted(set(of) - set(lanes.needs[name]))
+        if late: lanes.wrong[name] = f"did not wait for {', '.join(late)}, whose {of[late[0]][0]} it read: run it again"
 
 
 def stop(*_): raise KeyboardInterrupt

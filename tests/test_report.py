@@ -27,27 +27,33 @@ READS = "import json\nx = json.loads(open('results/10_x.json').read())"
 def test_a_reader_waits_for_the_writer_and_the_last_for_all(tool):
     loaded = {"10_writer": book(SAVES), "20_other": book("y = 1"), "30_reader": book(READS), "index": book("")}
     known = dict.fromkeys(loaded, {})
-    assert tool.plan(loaded, known) == {"10_writer": set(), "20_other": set(), "30_reader": {"10_writer"},
-                                        "index": {"10_writer", "20_other", "30_reader"}}
+    assert tool.plan(loaded, known) == {"10_writer": {}, "20_other": {}, "30_reader": {"10_writer": ()},
+                                        "index": dict.fromkeys(["10_writer", "20_other", "30_reader"], ())}
     # in the other order the reader shows what an earlier run left, and must be done before it changes
-    assert tool.plan(dict(reversed(loaded.items())), known)["10_writer"] == {"30_reader"}
+    assert tool.plan(dict(reversed(loaded.items())), known)["10_writer"] == {"30_reader": ()}
 
 
 def test_what_only_a_run_can_see_counts_too(tool):
     loaded = {"10_a": book("a = 1"), "20_b": book("b = 1"), "30_c": book("c = 1")}
-    assert tool.plan(loaded, {"10_a": {}, "20_b": {}, "30_c": {"10_a": "runs/cpu/source.json"}})["30_c"] == {"10_a"}
+    weights = ["runs/cpu/source.json"]
+    assert tool.plan(loaded, {"10_a": {}, "20_b": {}, "30_c": {"10_a": weights}})["30_c"] == {"10_a": tuple(weights)}
+    # results of another are complete when it is done, even beside weights
+    for files in (["results/10_a.json"], [*weights, "results/10_a.json"]):
+        assert tool.plan(loaded, {"10_a": {}, "20_b": {}, "30_c": {"10_a": files}})["30_c"] == {"10_a": ()}
+    loaded |= {"10_a": book(SAVES), "30_c": book(READS)}
+    assert tool.plan(loaded, {"10_a": {}, "20_b": {}, "30_c": {"10_a": weights}})["30_c"] == {"10_a": ()}
 
 
 def test_a_notebook_that_no_run_has_seen_runs_alone_in_its_place(tool):
     loaded = {"10_a": book("a = 1"), "20_new": book("b = 1"), "30_c": book("c = 1")}
-    assert tool.plan(loaded, {"10_a": {}, "30_c": {}}) == {"10_a": set(), "20_new": {"10_a"}, "30_c": {"20_new"}}
+    assert tool.plan(loaded, {"10_a": {}, "30_c": {}}) == {"10_a": {}, "20_new": {"10_a": ()}, "30_c": {"20_new": ()}}
 
 
 def test_files_that_were_opened_say_who_needs_whom(tool):
     traces = {"10_a": (set(), {"results/10_a.json", "figures/10_a.png"}), "20_b": ({"results/10_a.json"}, set()),
               "30_c": ({"figures/20.png"}, {"results/30_c.json"}), "40_d": ({"results/other.json"}, {"results/10_a.json"})}
-    assert tool.seen_needs(traces) == {"10_a": {}, "20_b": {"10_a": "results/10_a.json"}, "30_c": {},
-                                       "40_d": {"10_a": "results/10_a.json", "20_b": "results/10_a.json"}}
+    assert tool.seen_needs(traces) == {"10_a": {}, "20_b": {"10_a": ["results/10_a.json"]}, "30_c": {},
+                                       "40_d": {"10_a": ["results/10_a.json"], "20_b": ["results/10_a.json"]}}
 
 
 def test_weights_come_from_whoever_asks_first_even_if_they_were_there(tool, tmp_path):
@@ -58,8 +64,10 @@ def test_weights_come_from_whoever_asks_first_even_if_they_were_there(tool, tmp_
     traces = {"10_a": ({"runs/cpu/source.json"}, set()), "20_b": ({"runs/cpu/light.json"}, set()), "25_x": (set(), set()),
               "30_c": ({"runs/cpu/light.json"}, set()), "40_d": ({"results/stage-encoder.json"}, set())}
     needs = tool.seen_needs(traces)
-    assert needs["20_b"] == {"10_a": "results/stage-encoder.json"} and needs["25_x"] == {}
-    assert set(needs["30_c"]) == {"10_a", "20_b"} and needs["40_d"] == {"10_a": "results/stage-encoder.json"}
+    before = ["runs/cpu/encoder.json", "runs/cpu/source.json"]
+    assert needs["20_b"] == {"10_a": before} and needs["25_x"] == {}
+    assert needs["30_c"] == {"10_a": before, "20_b": ["runs/cpu/light.json"]}
+    assert needs["40_d"] == {"10_a": ["results/stage-encoder.json"]}
 
 
 def test_the_longest_chain_goes_first(tool):
@@ -136,6 +144,23 @@ def test_a_run_keeps_the_order_and_goes_on_after_a_failure(root, tool, tmp_path,
     assert json.loads((tmp_path/f"results/{tool.RECORD}.json").read_text()) == record, "only a complete run is kept"
 
 
+def test_weights_are_enough_while_their_notebook_goes_on(root, tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("HTCV_SCALE", "cpu")
+    trains = """import os, pathlib, time
+os.makedirs('../runs/cpu'); part = pathlib.Path('../runs/cpu/source.part'); part.write_text('{}')
+part.replace('../runs/cpu/source.json'); end = time.monotonic() + 200
+while not pathlib.Path('../seen').exists() and time.monotonic() < end: time.sleep(.1)
+print(pathlib.Path('../seen').exists())"""
+    loads = "import pathlib\nopen('../runs/cpu/source.json').close()\npathlib.Path('../seen').touch()"
+    write_all(tmp_path/"nbs", {"10_trains": book(trains), "20_loads": book(loads)})
+    (tmp_path/"results").mkdir()
+    record = dict(metrics=dict(needs={"10_trains": {}, "20_loads": {"10_trains": ["runs/cpu/source.json"]}}), times=dict(rows={}))
+    (tmp_path/f"results/{tool.RECORD}.json").write_text(json.dumps(record))
+    assert tool.run(tool.notebooks(["10", "20"]), 2) == 0, capsys.readouterr().err
+    assert nbformat.read(tmp_path/"nbs/10_trains.ipynb", 4).cells[0].outputs[0].text == "True\n"
+
+
 def test_a_complete_run_leaves_its_minutes_before_the_page_that_shows_them(root, tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("HTCV_SCALE", "cpu")
@@ -147,7 +172,7 @@ def test_a_complete_run_leaves_its_minutes_before_the_page_that_shows_them(root,
     assert tool.run(tool.notebooks(), 2) == 0, capsys.readouterr().err
     record = json.loads((tmp_path/f"results/{tool.RECORD}.json").read_text())
     assert nbformat.read(tmp_path/"nbs/53_performance.ipynb", 4).cells[0].outputs[0].text == "['10_a', '20_b']\n"
-    assert record["metrics"]["needs"] == {"10_a": {}, "20_b": {"10_a": "results/a.json"}}
+    assert record["metrics"]["needs"] == {"10_a": {}, "20_b": {"10_a": ["results/a.json"]}}
     assert all(row["seconds"] > 0 and row["processor_seconds"] > 0 and row["gigabytes"] > 0 for row in record["times"]["rows"].values())
     assert record["config"]["jobs"] == 2 and record["times"]["seconds"] > 0
 
