@@ -34,8 +34,8 @@ $(STAMP): constraints.txt settings.ini setup.py pyproject.toml
 	@touch $@
 
 # ---- the two commands ------------------------------------------------------------------------------------------
-report: $(STAMP)  ## run all notebooks: every figure, every result, then README.md
-	@$(BIN)/python scripts/run_notebooks.py
+report: $(STAMP)  ## run all notebooks: every figure, every result, then README.md; JOBS=1: not side by side
+	@$(BIN)/python scripts/run_notebooks.py $(if $(JOBS),--jobs $(JOBS))
 	@$(BIN)/python scripts/make_readme.py
 	@printf '\nDone. Look at\n  README.md    the overview, with the table of results\n  nbs/         the notebooks, executed (make lab opens them)\n  figures/     every picture\n  results/     every number, with its settings\n  make docs    the same as a site: docs/_build/html/index.html\n'
 
