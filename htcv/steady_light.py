@@ -279,7 +279,7 @@ def rival_doubt(
 # %% ../nbs/40_steady_light.ipynb #agreement
 @dataclass
 class Agreement:
-    "What most frames show, in an image in most of which they agree: by blocks, almost free of noise."
+    "What most frames show where they agree in most of the image: by blocks, for noise."
     share:Tensor   # (B,) in [0,1]: 1 where they agree in most of the image
     places:Tensor  # (B,1,h,w) in [0,1]: where they do, times that
     members:Tensor # (B,1,T,h,w), 0 or 1: the frames that show it there
