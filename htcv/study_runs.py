@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'WATCHED', 'SHOWN', 'ROWS_BELOW', 'ARM_STEPS', 'ARM_SIZE', 'wanted_runs', 'missing_runs', 'study_place',
-           'prepare_study', 'make_run', 'most_hidden', 'mask_strip', 'shown_runs', 'show_run', 'show_all', 'naive_arms',
-           'make_arm', 'make_naive', 'stage_arms', 'make_stages', 'make_studies']
+           'prepare_study', 'make_run', 'most_hidden', 'mask_strip', 'shown_runs', 'painted_runs', 'write_colours',
+           'paint_run', 'show_run', 'shown_files', 'show_all', 'naive_arms', 'make_arm', 'make_naive', 'stage_arms',
+           'make_stages', 'make_studies']
 
 # %% ../nbs/52_study_runs.ipynb #cell-002
 import argparse, os, sys, time
@@ -16,7 +17,9 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,8 +32,9 @@ from .joint_training import stages_before
 from .occlusion_ablation import MaskRun, answers_of, checked_runs, has_bfloat16, score_run
 from .occlusion_ablation import study_data, study_folder, study_runs, train_mask, warm_start
 from .occlusion_ablation import watcher
+from .occlusion_pseudo_labels import most_covered, shown_painting
 from .plots import project_root, save_results
-from .rgb_mask_loss import BELOW
+from .rgb_mask_loss import BELOW, underlying_picture
 from .stage_sweep import make_sweep, sweep_arms, sweep_path
 from .training import LAYERS, Settings, Stage, SyntheticPool, default_settings, train
 
@@ -140,24 +144,58 @@ def shown_runs()->dict: # name -> `MaskRun`
     runs += [MaskRun(label_weight=x) for x in (.01, .1, 1., 10.)]
     return {run.name: run for run in runs}
 
+def painted_runs()->dict: # name -> `MaskRun`
+    "Chapter 51's figures: the weights of chapter 32, and those that validation chose."
+    runs = [MaskRun(), MaskRun(mode='hard')]
+    runs += [MaskRun(label_weight=x) for x in (.1, 10.)] + [MaskRun(decay=x) for x in (.15, .045)]
+    runs += [MaskRun('predicted', decay=x) for x in (.08, .06)]
+    return {run.name: run for run in runs}
+
+# %% ../nbs/52_study_runs.ipynb #paint-run
+def write_colours(
+    path:Path,     # ends in .webp
+    strip:Tensor,  # (3,H,W) in [0,1]
+):
+    "An image to look at, far smaller than a PNG; lossy, so nothing is measured on it."
+    array = (strip.clamp(0, 1)*255).round().byte().movedim(0, -1).numpy()
+    Image.fromarray(np.ascontiguousarray(array)).save(path, 'WEBP', quality=92, method=6)
+
+@torch.no_grad()
+def paint_run(
+    model,       # Decomposer, its occlusion head trained
+    name:str,    # of the files
+    folder:Path, # of them, made if missing
+    size:int=256, # pixels on a side
+):
+    "Mask (PNG) and colour (WebP) of a head on the three most covered frames of the painting."
+    painting = shown_painting(size)
+    seen = model(painting['frames'], heads=('occlusion',))
+    frames = most_covered(painting['occlusion_mask'][0])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_colours(folder/f'{name}.webp', mask_strip(seen.occlusion_rgb[0][:, frames]))
+    write_image(folder/f'{name}.png', mask_strip(seen.occlusion_mask[0][:, frames])[:1])
+
+# %% ../nbs/52_study_runs.ipynb #show-run
 def show_run(
     size:int,     # pixels on a side
     seed:int,     # of weights, data and order
     run:MaskRun,
     folder:Path,  # of the images
 )->tuple: # its name, and what to say of it
-    "Trains one run and stores its masks and colours as an image."
-    target = folder/f'{run.name}.png'
-    if target.exists(): return target.stem, 'is there'
+    "Trains one run and stores its masks and colours as images; what is there is kept."
+    target, painted = folder/f'{run.name}.png', folder/'painting'/f'{run.name}.png'
+    wanted = run.name in painted_runs() and not painted.exists()
+    if target.exists() and not wanted: return target.stem, 'is there'
     torch.set_num_threads(1)
     settings, data = default_settings(size=size, seed=seed), _data_of(size, seed)
     model, fast = warm_start(run.start, settings, study_place(size, seed)), has_bfloat16()
     train_mask(model, run, data['train'], settings, fast=fast)
+    if wanted: paint_run(model, run.name, painted.parent)
     unseen = data['held out']
     mask, rgb = answers_of(model, unseen, fast)
     hits, wrong, missed = mask_counts(mask, unseen['label exact'].float()).sum(0).tolist()
-    frames = most_hidden(unseen)
-    write_image(target, mask_strip(mask[SHOWN][:, frames], rgb[SHOWN][:, frames]))
+    frames, strip = most_hidden(unseen), [x[SHOWN] for x in (mask, rgb)]
+    if not target.exists(): write_image(target, mask_strip(*(x[:, frames] for x in strip)))
     return target.stem, (f'IoU {hits/(hits + wrong + missed):.3f}, coverage '
                          f'{(mask >= .5).float().mean():.3f}')
 
@@ -166,22 +204,40 @@ def show_run(
 ROWS_BELOW = {name: dict(frames='frames', truth='label exact', label='label difference').get(
     name, f'picture {name}') for name in BELOW}
 
+def shown_files()->list: # of paths
+    "All images that `show_all` makes."
+    folder = study_folder(64, 0).parent/'shown'
+    return [folder/f'{name}.png' for name in ('below', *shown_runs())] + [
+        folder/'painting'/f'{name}' for name in ('predicted.webp', *(
+            f'{run}.{kind}' for run in painted_runs() for kind in ('png', 'webp')))]
+
 def show_all(
     jobs:int=1,  # processes
     size:int=64, # pixels on a side
     seed:int=0,  # of weights, data and order
 ):
-    "All images that the explorers show; those that are there are kept."
+    "All images that the explorers and chapter 51 show; those that are there are kept."
     folder, runs = study_folder(size, seed).parent/'shown', shown_runs()
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder/'below.png').exists() or any(not (folder/f'{name}.png').exists()
-                                                for name in runs):
+    (folder/'painting').mkdir(parents=True, exist_ok=True)
+    if any(not path.exists() for path in shown_files()):
         prepare_study(size, seed, {run.start for run in runs.values()} | {'fresh'})
+        _show_below(size, seed, folder)
+    _side_by_side(show_run, [(size, seed, run, folder) for run in runs.values()], jobs)
+
+# %% ../nbs/52_study_runs.ipynb #show-below
+def _show_below(size:int, seed:int, folder:Path):
+    "What lies below, once for all runs: of a held-out sequence, and of the painting as predicted."
+    if not (folder/'below.png').exists():
         unseen = _data_of(size, seed)['held out']
         frames = most_hidden(unseen)
         rows = (unseen[name][SHOWN][:, frames].float() for name in ROWS_BELOW.values())
         write_image(folder/'below.png', mask_strip(*rows))
-    _side_by_side(show_run, [(size, seed, run, folder) for run in runs.values()], jobs)
+    target = folder/'painting'/'predicted.webp'
+    if target.exists(): return
+    model = warm_start('fresh', default_settings(size=size, seed=seed), study_place(size, seed))
+    painting = shown_painting()
+    below = underlying_picture(model, painting, 2, 'predicted')[0]
+    write_colours(target, mask_strip(below[:, most_covered(painting['occlusion_mask'][0])]))
 
 # %% ../nbs/52_study_runs.ipynb #cell-023
 def _side_by_side(work, calls:list, jobs:int):
@@ -326,8 +382,7 @@ def _at_study_scale():
 def _other_runs(given):
     "The images of the explorers, the arms of chapter 40 or of the sweep that are missing."
     results, seeds = project_root()/'results', given.seeds
-    if given.shown: wanted = [results/'mask_study'/'shown'/f'{name}.png'
-                              for name in ('below', *shown_runs())]
+    if given.shown: wanted = shown_files()
     elif given.naive: wanted = [results/'naive_study'/f'{name}-seed-{seed}.json'
                                 for seed in seeds for name in naive_arms()]
     elif given.sweep: wanted = [sweep_path(name, seed) for seed in seeds for name in sweep_arms()]
