@@ -296,7 +296,8 @@ def _feature_images(photographs:list, encoding:SampleEncoding, on_progress:Calla
 def _refine(match:FrameAlignment, moving:np.ndarray, still:np.ndarray):
     "The homography at full size, and what it leaves over in each ninth of the reference."
     near, far = patch_pairs(match.homography, moving, still)
-    match.homography = refine_patches(match.homography, moving, still, pairs=near)
+    if not match.by_areas: # patches would follow what is sharper
+        match.homography = refine_patches(match.homography, moving, still, pairs=near)
     match.regions = region_residuals(match.homography, np.concatenate([near, far]), still.shape)
 
 # %% ../nbs/58_photographs.ipynb #cell-022

@@ -128,7 +128,13 @@ def refine_ecc(
     far = np.abs(map_points(corners, better) - map_points(corners, homography)).max()
     return (homography, -1.) if far > .01*max(h, w) else (better/better[2, 2], float(score))
 
-# %% ../nbs/57_registration.ipynb #cell-014
+# %% ../nbs/57_registration.ipynb #distances
+def _distances(homography:np.ndarray, pairs:np.ndarray)->np.ndarray: # (N,)
+    "How far each pair is apart under a homography, in pixels of the reference."
+    if not len(pairs): return np.zeros(0)
+    return np.linalg.norm(map_points(pairs[:, 0], homography) - pairs[:, 1], axis=1)
+
+# %% ../nbs/57_registration.ipynb #motion
 class Motion(NamedTuple):
     "How a photograph moves."
     homography:np.ndarray|None  # (3,3), to the reference; None: not known
@@ -136,6 +142,7 @@ class Motion(NamedTuple):
     count:int=1                 # of motions that were found
     by_areas:bool=False         # and not by features
 
+# %% ../nbs/57_registration.ipynb #cell-014
 def dominant_motion(
     moving:tuple,       # features of the photograph
     still:tuple,        # of the reference
@@ -146,7 +153,7 @@ def dominant_motion(
     pairs, far = feature_pairs(moving, still), max(8, .01*max(reference.shape))
     first, good = fit_pairs(pairs)
     if len(good) < MIN_PAIRS or not plausible(first, image.shape): return Motion(first, good)
-    def apart(one): return np.linalg.norm(map_points(pairs[:, 0], one) - pairs[:, 1], axis=1)
+    def apart(one): return _distances(one, pairs)
     second, more = fit_pairs(pairs[apart(first) > far])
     two = len(more) >= 2*MIN_PAIRS and plausible(second, image.shape)
     if two and explains_more(*compare_motions(first, second, image, reference)):
@@ -202,8 +209,7 @@ def register_photographs(
             match.reason = 'it would have to be folded or mirrored'
         else:
             homography, score = refine_ecc(homography, images[t], images[chosen])
-            errors = np.linalg.norm(map_points(pairs[:, 0], homography) - pairs[:, 1],
-                                    axis=1) if len(pairs) else ()
+            errors = _distances(homography, pairs)
             match.status = 'aligned'
             match.residual = float(np.median(errors)*full[0, 0]) if len(errors) else None
             match.correlation = score if score >= 0 else None

@@ -56,8 +56,8 @@ def check_out(
     if not out.strip(): raise ValueError('--out is empty: give the name of the folder to make')
     # beside it lies a hidden folder while it is made, with 14 characters more
     if len(os.fsencode(os.path.basename(os.path.normpath(out)))) > 240:
-        raise ValueError(f'the name of --out has more than 240 bytes ({printable(out[:20])}…): give a '
-                         'shorter one')
+        raise ValueError(f'the name of --out has more than 240 bytes ({printable(out[:20])}…): '
+                         'give a shorter one')
     for path in (Path(out), *Path(out).parents):
         try: os.stat(path)
         except OSError as error:
