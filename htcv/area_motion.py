@@ -147,7 +147,7 @@ def explains_more(
     first:float, second:float, better:float # as from `compare_motions`
 )->bool:
     "Is the second motion that of the picture?"
-    return better > .6 and (second > .4 and second > 1.6*first or second > .1 and second > 4*first)
+    return better > .7 and (second > .4 and second > 1.6*first or second > .1 and second > 4*first)
 
 def is_other_motion(
     first:float, second:float, better:float # as from `compare_motions`
