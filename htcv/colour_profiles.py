@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIMARIES', 'ADOBE_RGB', 'WHITE_POINT', 'profile_space', 'profile_name', 'srgb_profile', 'convert_colours',
            'same_colours', 'is_plain_grey', 'written_profile', 'coded_profile', 'png_profile', 'exif_profile',
-           'common_profile']
+           'tiff_profile', 'common_profile']
 
 # %% ../nbs/00_colour_profiles.ipynb #cell-002
 import io
@@ -131,6 +131,42 @@ def exif_profile(
     except Exception: return None
     adobe = space == 2 or space == 65535 and str(rule).strip('\0') == 'R03'
     return written_profile(ADOBE_RGB, 563/256, name='Adobe RGB') if adobe else None
+
+# %% ../nbs/00_colour_profiles.ipynb #gamma-of
+def _gamma_of(table:np.ndarray)->float|None: # None: as sRGB
+    "The power that a table of light follows, one channel or three alike."
+    one = table if len(table) & (len(table) - 1) == 0 else table[:len(table)//3]
+    x, y = np.linspace(0, 1, len(one)), one/65535
+    alike = len(one) == len(table) or (table.reshape(3, -1) == one).all()
+    srgb = np.where(x <= .04045, x/12.92, ((x + .055)/1.055)**2.4)
+    middle = (x > .2) & (x < .8) & (y > 0)
+    gamma = float(np.median(np.log(y[middle])/np.log(x[middle]))) if middle.any() else 0.
+    off = [np.abs(y - light).max() for light in (srgb, x**gamma)]
+    if alike and min(off) < .01: return None if off[0] <= off[1] else gamma
+    raise ValueError('its tones are described by a table that is not read here: save it with an '
+                     'ICC profile')
+
+# %% ../nbs/00_colour_profiles.ipynb #tiff-profile
+def tiff_profile(
+    white:tuple|None,    # TIFF tag 318: numerators and denominators of x and y
+    primaries:tuple|None, # tag 319: of red's, green's and blue's
+    transfer:tuple|None, # tag 301: light for each stored value, of 65535; once, or for each channel
+)->bytes|None: # ICC; None: sRGB, or not told
+    "What a TIFF says of its colours without an ICC profile. A `ValueError` refuses odd curves."
+    def numbers(value, n):
+        x = np.asarray(value if value is not None else (), float).ravel()
+        return x[::2]/np.maximum(x[1::2], 1) if len(x) == n*2 else None
+    corners, gamma = numbers(primaries, 6), None
+    table = np.asarray(transfer if transfer is not None else (), float).ravel()
+    if corners is None and len(table) < 256: return None
+    corners = np.array(PRIMARIES[1]) if corners is None else corners
+    if len(table) >= 256: gamma = _gamma_of(table)
+    point = numbers(white, 2)
+    point = tuple(WHITE_POINT if point is None or not point.all() else point)
+    plain = np.abs(corners - PRIMARIES[1]).max() < .01 and np.abs(np.subtract(
+        point, WHITE_POINT)).max() < .01
+    if plain and (gamma is None or abs(gamma - 2.2) < .1): return None
+    return written_profile(tuple(corners), gamma, point, 'colours of a TIFF')
 
 # %% ../nbs/00_colour_profiles.ipynb #cell-010
 def common_profile(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .colour_profiles import common_profile, convert_colours, profile_name, same_colours
 from .files import check_space, printable, reserve
-from .images import decode_draft, photograph_exif, read_header
+from .image_formats import photograph_exif
+from .images import decode_draft, read_header
 from .photograph_files import Frame, read_frame
 from .registration import (SIDE, MIN_PAIRS, FrameAlignment, feature_image, map_points, parallax,
                                patch_pairs, plausible, refine_patches, region_residuals,
@@ -172,6 +173,8 @@ def metadata(self:SampleEncoding)->dict: # fields of `Photographs`
         notes.append(f'several colour profiles: converted to {profile_name(self.profile)}')
     if self.scale() > 1:
         notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
+    lost = max([header.lost_bits for header in heads], default=0)
+    if lost: notes.append(f'JPEG 2000 in luma and chroma: only 8 bits of {lost} were read')
     return dict(profile=self.profile, grey=self.grey and not self.profile, notes=tuple(notes),
                 dpi=next((header.dpi for header in heads if header.dpi), None),
                 exif=next(filter(None, (photograph_exif(header.exif) for header in heads)), b''))
@@ -293,7 +296,8 @@ def _feature_images(photographs:list, encoding:SampleEncoding, on_progress:Calla
 def _refine(match:FrameAlignment, moving:np.ndarray, still:np.ndarray):
     "The homography at full size, and what it leaves over in each ninth of the reference."
     near, far = patch_pairs(match.homography, moving, still)
-    match.homography = refine_patches(match.homography, moving, still, pairs=near)
+    if not match.by_areas: # patches would follow what is sharper
+        match.homography = refine_patches(match.homography, moving, still, pairs=near)
     match.regions = region_residuals(match.homography, np.concatenate([near, far]), still.shape)
 
 # %% ../nbs/58_photographs.ipynb #cell-022

@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'MIN_PAIRS', 'REGION_NAMES', 'feature_image', 'features', 'ratio_test_pairs', 'FrameAlignment', 'fit_features',
-           'feature_pairs', 'fit_pairs', 'map_points', 'plausible', 'refine_ecc', 'area_correlation', 'area_shift',
-           'dominant_homography', 'choose_reference', 'register_photographs', 'refine_patches', 'patch_centres',
-           'patch_shift', 'patch_pairs', 'region_residuals', 'parallax', 'whole_shift', 'warp_photograph']
+           'feature_pairs', 'fit_pairs', 'refine_ecc', 'Motion', 'dominant_motion', 'choose_reference',
+           'register_photographs', 'refine_patches', 'patch_centres', 'patch_shift', 'patch_pairs', 'region_residuals',
+           'parallax', 'whole_shift', 'warp_photograph']
 
 # %% ../nbs/57_registration.ipynb #cell-002
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from .area_motion import area_correlation, area_homography, area_image, compare_motions
+from .area_motion import explains_more, is_other_motion, map_points, plausible, size_scaling
 
 # %% ../nbs/57_registration.ipynb #cell-005
 SIDE = 1024 # pixels of the longer side at which photographs are aligned
@@ -63,12 +67,14 @@ class FrameAlignment:
     name:str
     status:str='dropped'             # or `aligned`, `reference`
     inliers:int=0                    # pairs of features that agree
-    residual:float|None=None         # median distance of these pairs, in pixels of the reference
+    # median distance of these pairs, in pixels of the reference; None: there are none
+    residual:float|None=None
     correlation:float|None=None      # of the two images after alignment
     homography:np.ndarray|None=None  # (3,3): from this photograph's pixels to the reference's
     reason:str=''                    # why it was dropped
     # 2: something in front of the picture, a mesh or a reflection, moves otherwise
     motions:int=1
+    by_areas:bool=False              # aligned by its broad areas, and not by features
     # 3 rows of 3: median distance in each ninth of the reference, pixels; None: not measured
     regions:list|None=None
 
@@ -98,25 +104,6 @@ def fit_pairs(
                                      confidence=.9999)
     return nothing if found is None else (found, pairs[good[:, 0] > 0])
 
-def map_points(
-    points:np.ndarray,     # (N,2), x before y
-    homography:np.ndarray, # (3,3)
-)->np.ndarray: # (N,2)
-    "Points under a homography."
-    return cv2.perspectiveTransform(np.asarray(points, np.float64)[None], homography)[0]
-
-# %% ../nbs/57_registration.ipynb #cell-009
-def plausible(
-    homography:np.ndarray, # (3,3)
-    size:tuple,            # (h,w) of the photograph
-)->bool:
-    "No mirror, no folded sheet, no scale beyond four."
-    h, w = size
-    (a, b, c, d) = map_points([(0, 0), (w, 0), (w, h), (0, h)], homography)
-    turns = [float(np.cross(np.append(q - p, 0), np.append(r - q, 0))[2])
-             for p, q, r in ((a, b, c), (b, c, d), (c, d, a), (d, a, b))]
-    return min(turns) > 0 and 1/16 < (turns[0] + turns[2])/2/(w*h) < 16
-
 # %% ../nbs/57_registration.ipynb #cell-010
 def refine_ecc(
     homography:np.ndarray, # (3,3), from the photograph to the reference
@@ -141,59 +128,48 @@ def refine_ecc(
     far = np.abs(map_points(corners, better) - map_points(corners, homography)).max()
     return (homography, -1.) if far > .01*max(h, w) else (better/better[2, 2], float(score))
 
-def _scaling(pixels:tuple, image:tuple)->np.ndarray:
-    "From the pixels of a photograph (H,W) to those of its feature image (h,w), centre to centre."
-    y, x = image[0]/pixels[0], image[1]/pixels[1]
-    return np.array([[x, 0, (x - 1)/2], [0, y, (y - 1)/2], [0, 0, 1]])
+# %% ../nbs/57_registration.ipynb #distances
+def _distances(homography:np.ndarray, pairs:np.ndarray)->np.ndarray: # (N,)
+    "How far each pair is apart under a homography, in pixels of the reference."
+    if not len(pairs): return np.zeros(0)
+    return np.linalg.norm(map_points(pairs[:, 0], homography) - pairs[:, 1], axis=1)
 
-# %% ../nbs/57_registration.ipynb #cell-013
-def area_correlation(
-    homography:np.ndarray, # (3,3), from the photograph to the reference
-    moving:np.ndarray,     # (h,w) uint8, as from `feature_image`
-    still:np.ndarray,      # (h',w')
-)->float: # -1 to 1
-    "Correlation of the two without thin lines, which a median filter removes."
-    width = max(still.shape)//64*2 + 1
-    onto = cv2.warpPerspective(cv2.medianBlur(moving, width), homography, still.shape[::-1])
-    inside = cv2.warpPerspective(np.full_like(moving, 255), homography, still.shape[::-1]) == 255
-    if inside.sum() < 64: return -1.
-    return float(np.corrcoef(onto[inside], cv2.medianBlur(still, width)[inside])[0, 1])
-
-def area_shift(
-    homography:np.ndarray, # (3,3), from the photograph to the reference
-    moving:np.ndarray,     # (h,w) uint8, as from `feature_image`
-    still:np.ndarray,      # (h',w')
-)->np.ndarray|None: # (3,3): the homography, shifted; None: it takes areas where they belong
-    "Where broad areas lie clearly better than the homography takes them, by phase correlation."
-    shape, width = still.shape[::-1], max(still.shape)//32*2 + 1
-    onto = cv2.warpPerspective(cv2.medianBlur(moving, width), homography, shape, borderValue=128)
-    onto, there = (x.astype(np.float32) - 128 for x in (onto, cv2.medianBlur(still, width)))
-    (x, y), _ = cv2.phaseCorrelate(onto, there, cv2.createHanningWindow(shape, cv2.CV_32F))
-    if np.hypot(x, y) < max(8, .01*max(still.shape)): return None
-    shifted = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]) @ homography
-    gain = area_correlation(shifted, moving, still) - area_correlation(homography, moving, still)
-    return shifted if gain > .15 else None
+# %% ../nbs/57_registration.ipynb #motion
+class Motion(NamedTuple):
+    "How a photograph moves."
+    homography:np.ndarray|None  # (3,3), to the reference; None: not known
+    pairs:np.ndarray            # (N,2,2), that agree
+    count:int=1                 # of motions that were found
+    by_areas:bool=False         # and not by features
 
 # %% ../nbs/57_registration.ipynb #cell-014
-def dominant_homography(
+def dominant_motion(
     moving:tuple,       # features of the photograph
     still:tuple,        # of the reference
     image:np.ndarray,   # the photograph's feature image
     reference:np.ndarray,
-)->tuple[np.ndarray|None, np.ndarray, int]: # homography, its pairs, and how many motions there are
-    "The homography that most of the picture follows."
+)->Motion:
+    "The motion that most of the picture follows."
     pairs, far = feature_pairs(moving, still), max(8, .01*max(reference.shape))
     first, good = fit_pairs(pairs)
-    if first is None: return first, good, 1
-    def apart(one): return np.linalg.norm(map_points(pairs[:, 0], one) - pairs[:, 1], axis=1)
-    fits, elsewhere = [(first, good)], area_shift(first, image, reference)
-    tries = [(fit_pairs(pairs[apart(first) > far]), 2*MIN_PAIRS)]
-    if elsewhere is not None:
-        tries.append((fit_pairs(pairs[apart(elsewhere) < 3*far]), MIN_PAIRS))
-    for (one, more), least in tries:
-        if len(more) >= least and plausible(one, image.shape): fits.append((one, more))
-    best = max(fits, key=lambda fit: area_correlation(fit[0], image, reference))
-    return *best, 1 + (len(fits) > 1 or elsewhere is not None)
+    if len(good) < MIN_PAIRS or not plausible(first, image.shape): return Motion(first, good)
+    def apart(one): return _distances(one, pairs)
+    second, more = fit_pairs(pairs[apart(first) > far])
+    two = len(more) >= 2*MIN_PAIRS and plausible(second, image.shape)
+    if two and explains_more(*compare_motions(first, second, image, reference)):
+        first, good = second, more
+    areas = area_homography(first, image, reference)
+    if areas is None:
+        broad = (area_image(x, max(x.shape)) for x in (image, reference))
+        return Motion(first, good, 1 + (two or area_correlation(first, *broad) < .3))
+    told = compare_motions(first, areas, image, reference)
+    two = two or is_other_motion(*told)
+    if not explains_more(*told): return Motion(first, good, 1 + two)
+    near = pairs[apart(areas) < far]
+    fine, more = fit_pairs(near)
+    if len(more) >= 2*MIN_PAIRS and plausible(fine, image.shape) and not explains_more(
+            *compare_motions(fine, areas, image, reference)): return Motion(fine, more, 2)
+    return Motion(areas, near, 2, True)
 
 # %% ../nbs/57_registration.ipynb #cell-015
 def choose_reference(
@@ -218,25 +194,26 @@ def register_photographs(
     "How each photograph lies on the reference."
     found = [features(image) for image in images]
     chosen = choose_reference(found) if reference is None else reference
-    fits = [dominant_homography(one, found[chosen], images[t], images[chosen]) if t != chosen
-            else (None, (), 1) for t, one in enumerate(found)]
-    full, alignment = np.linalg.inv(_scaling(sizes[chosen], images[chosen].shape)), []
-    for t, (name, (homography, pairs, motions)) in enumerate(zip(names, fits)):
-        match = FrameAlignment(name, inliers=len(pairs), motions=motions)
+    fits = [dominant_motion(one, found[chosen], images[t], images[chosen]) if t != chosen
+            else Motion(None, ()) for t, one in enumerate(found)]
+    full, alignment = np.linalg.inv(size_scaling(sizes[chosen], images[chosen].shape)), []
+    for t, (name, (homography, pairs, motions, by_areas)) in enumerate(zip(names, fits)):
+        match = FrameAlignment(name, inliers=len(pairs), motions=motions, by_areas=by_areas)
         alignment.append(match)
         if t == chosen:
             match.status, match.homography = 'reference', np.eye(3)
             match.residual, match.correlation = 0., 1.
-        elif len(pairs) < MIN_PAIRS:
+        elif len(pairs) < MIN_PAIRS and not by_areas:
             match.reason = f'only {len(pairs)} features agree with {names[chosen]}'
         elif not plausible(homography, images[t].shape):
             match.reason = 'it would have to be folded or mirrored'
         else:
             homography, score = refine_ecc(homography, images[t], images[chosen])
-            errors = np.linalg.norm(map_points(pairs[:, 0], homography) - pairs[:, 1], axis=1)
-            match.status, match.residual = 'aligned', float(np.median(errors)*full[0, 0])
+            errors = _distances(homography, pairs)
+            match.status = 'aligned'
+            match.residual = float(np.median(errors)*full[0, 0]) if len(errors) else None
             match.correlation = score if score >= 0 else None
-            match.homography = full @ homography @ _scaling(sizes[t], images[t].shape)
+            match.homography = full @ homography @ size_scaling(sizes[t], images[t].shape)
     return alignment
 
 # %% ../nbs/57_registration.ipynb #cell-018

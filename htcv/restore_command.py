@@ -18,7 +18,8 @@ from .console import CommandParser, Progress, at_most, counted, duration, print_
 from .console import let_threads_sleep, reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
-from .restore_folder import check_device, check_weights, restore_folder
+from .restore_folder import check_device, check_out, check_weights, how_aligned
+from .restore_folder import inner_folders, restore_folder
 
 # %% ../nbs/62_restore_command.ipynb #cell-007
 _SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
@@ -276,8 +277,10 @@ def _given(words:list)->list:
         is_pattern = glob.has_magic(word) and not os.path.lexists(word)
         files = sorted(glob.glob(word), key=natural) if is_pattern else []
         if not files and not os.path.exists(word):
+            if not word.strip(): raise ValueError('one of FRAMES is empty: name a folder or files')
             raise FileNotFoundError(f'{printable(word)} ' + (
-                'fits no file' if glob.has_magic(word) else 'does not exist'))
+                'fits no file' if glob.has_magic(word) else 'is a link that leads nowhere'
+                if os.path.islink(word) else 'does not exist'))
         found += files or [word]
     real = [os.path.realpath(word) for word in found]
     twice = [word for word, place in zip(found, real) if real.count(place) > 1]
@@ -292,8 +295,7 @@ def _summary(record:dict)->list:
     aligned = [m for m in record['alignment'] if m['status'] == 'aligned']
     lines = at_most([f'left out: {printable(name)} ({why})' for name, why in told.items()])
     lines += [f"dropped: {printable(m['name'])} ({printable(m['reason'])})" for m in dropped]
-    lines += at_most([f"aligned: {printable(m['name'])} within {m['residual_pixels']:.2f} pixels"
-                    for m in aligned])
+    lines += at_most([f"aligned: {printable(m['name'])} {how_aligned(m)}" for m in aligned])
     lines += record['notes']
     if record['strangers']: lines.append(f"mind: {record['strangers']} (--align)")
     lines += _too_few(record)
@@ -311,7 +313,7 @@ def _run_one(options, rest:dict, done:dict)->int: # exit status
         warnings.simplefilter('ignore', UserWarning) # said below
         record = restore_folder(given[0] if len(given) == 1 else given, options.out, options.force,
                                 progress=True, **rest)
-    say(*_summary(record))
+    say(*_summary(record), *inner_folders(given))
     guess = 'there the source is ' + ('a guess of the model (--fill none leaves it out)'
                                       if options.fill == 'model' else 'left out')
     shown = counted(len(record['order']), 'photograph')
@@ -393,6 +395,7 @@ def _checked(parser:argparse.ArgumentParser, arguments:list|None):
     "The options, as far as they can be judged without looking into a photograph."
     options = parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if options.reference and not options.align: raise ValueError('--reference is for --align')
+    check_out(options.out)
     if options.each and len(options.frames) != 1:
         raise ValueError('--each takes one folder of folders')
     if options.each and options.corners:

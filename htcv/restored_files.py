@@ -367,7 +367,7 @@ def restoration_record(
     names, stems, (H, W) = photographs.names, safe_stems(photographs.names), photographs.size
     alignment = [dict(name=m.name, status=m.status, inliers=m.inliers, residual_pixels=m.residual,
                       correlation=m.correlation, reason=m.reason, motions=m.motions,
-                      region_residual_pixels=m.regions,
+                      region_residual_pixels=m.regions, by_areas=m.by_areas,
                       homography=None if m.homography is None else m.homography.tolist())
                  for m in photographs.alignment]
     frames = [dict(name=name, stem=stem, coverage=float(c/writer.area),
