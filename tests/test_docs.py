@@ -302,6 +302,19 @@ def test_the_measure_of_contrast_can_fail(browser, tmp_path):
     assert said["faint"] < 4.5 and said["thin"] < 4.5 and said["folded"] < 1.5
 
 
+def test_brackets_that_need_not_grow_are_plain(root):
+    "A browser leaves a hole beside a bracket that could stretch: only those around something tall may."
+    import importlib.util
+    from latex2mathml.converter import convert
+    spec = importlib.util.spec_from_file_location("site_conf", root/"docs"/"conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    stretching = lambda tex: conf.with_plain_brackets(convert(tex)).count('stretchy="true"')
+    assert stretching(r"\bigl(S - T\bigr)^2") == stretching(r"f\left(2^{e_t} S + g\right)") == 0
+    assert stretching(r"\left(\frac{a}{b}\right)^2") == 2 and stretching(r"\left(1 + \left(a\right) + \frac{a}{b}\right)") == 2
+    assert convert(r"f\left(a\right)").count("stretchy=") == stretching(r"f\left(a\right)") + 2
+
+
 @pytest.mark.browser
 def test_brackets_grow_with_what_they_hold(site, browser, tmp_path):
     "With the site's font, on a machine that may have no other with a MATH table, a bracket around a fraction is taller."
