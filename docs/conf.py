@@ -58,10 +58,21 @@ html_theme_options = {
 
 
 # ---- maths: MathML, which browsers draw by themselves, so that the site needs nothing from elsewhere ------------
+# A stretchy bracket is laid out as wide as its largest form, and one that carries an exponent does not stretch at all:
+# \big is written plain, and so is \left … \right around what is no taller than a line.
+BIG = re.compile(r'<mo stretchy="true" fence="true" minsize="1\.2em" maxsize="1\.2em">')
+LOW_PAIR = re.compile(r'<mo stretchy="true" fence="true" form="prefix">([^<]*</mo>(?:(?!<mo stretchy="true"|<mfrac|<munder|<mtable).)*)'
+                      r'<mo stretchy="true" fence="true" form="postfix">', flags=re.S)
+
+
+def with_plain_brackets(made):
+    return LOW_PAIR.sub(r'<mo stretchy="false">\1<mo stretchy="false">', BIG.sub('<mo stretchy="false">', made))
+
+
 def mathml(node, display):
     tex = node.astext()
     for unknown in ("aligned", "gathered"): tex = tex.replace(f"{{{unknown}}}", "{split}")
-    made = convert(tex, display=display)
+    made = with_plain_brackets(convert(tex, display=display))
     if "<mi>\\" in made or "<mi>&</mi>" in made: logger.warning("beyond latex2mathml: %s", tex, location=node)
     return made
 

@@ -27,7 +27,8 @@ def started_lab(root, home, settings, path=()):
     token = "for-tests-only"
     opening = nbformat.read(root/"nbs"/"60_restore.ipynb", as_version=4)
     last = next(i for i, cell in enumerate(opening.cells) if cell.source.endswith("restore_app()"))
-    opening.cells = [cell for cell in opening.cells[:last + 1] if cell.cell_type == "markdown"] + [opening.cells[last]]
+    needed = [cell for cell in opening.cells[:last + 1] if "restore_app" in cell.source]  # the import, and the call
+    opening.cells = [cell for cell in opening.cells[:last + 1] if cell.cell_type == "markdown" or cell in needed]
     (home/"notebooks").mkdir()
     nbformat.write(opening, home/"notebooks"/"restore.ipynb")
     (home/"JUPYTER_CONFIG_DIR"/"labconfig").mkdir(parents=True)  # no question about news lies over the page
