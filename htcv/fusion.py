@@ -45,8 +45,7 @@ class FusionPrediction(Prediction):
     coarse_source:Tensor|None=None    # (B,3,h,w): after the first pass, at half the working size
     curve:Tensor|None=None            # (B,2): share of the Filmic curve, and its contrast
     unbounded:Tensor|None=None        # (B,3,H,W): the network's source, before any envelope
-    # (B,1,H,W): absolute error of the source after one gain that is to be expected, stored values
-    error:Tensor|None=None
+    error:Tensor|None=None            # (B,1,H,W), stored values: to be expected after one gain
 
     def layers(self)->Layers:
         "All five layers, and the opacity."
@@ -243,10 +242,8 @@ class LowResEstimate:
     blended:tuple             # source (B,3,h,w), weights and per-frame estimates (B,3,T,h,w)
     steady_share:Tensor       # (B,1,h,w): of the neighbourhood, in which most frames agree
     doubt:Tensor              # (B,1,h,w), stored values: about the source
-    # (B,3,h,w), powers of two: light that is put on the source at the end, if another is wanted
-    level:Tensor|None=None
-    # (B,3,T,h,w), powers of two: smooth gains against the median frame, where some light is steady
-    gains:Tensor|None=None
+    level:Tensor|None=None    # (B,3,h,w), powers of two: light that the source takes at the end
+    gains:Tensor|None=None    # (B,3,T,h,w), powers of two: against the median, if light is steady
     steadiness:Tensor|None=None # (B,) in [0,1]: share of the gain-equalised median in the source
     skew:Tensor|None=None       # (B,) in [-1,1]: are hard differences from it lamps, or shadows?
     drift:Drift|None=None       # of the exposure
@@ -269,6 +266,10 @@ def estimate_lowres(self:Fusion,
     source, weights = blend_frames(small, maps, estimates, self.exposure_penalty)
     gain, difference = (self.correct(source, features, frames.shape[2])
                         if hasattr(self, 'residual_head') else (None, None))
+    if self.training: # all light is to be estimated, also what the agreement of frames would settle
+        nothing = torch.zeros_like(maps.mask[:, :, 0])
+        return LowResEstimate(maps, curve, gain, difference, coarse, (source, weights, estimates),
+                              nothing, nothing)
     gains = equalise_gains(small.clamp(0, 1), side=max(small.shape[-2:]))[0]
     mask, doubt = maps.mask.sigmoid(), estimate_doubt(estimates, weights, source)
     drift = None if torch.compiler.is_compiling() else find_drift(small)

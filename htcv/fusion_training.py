@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'VALIDATION', 'SCORES', 'source_losses', 'mask_losses', 'fusion_loss', 'camera_losses', 'Recipe',
-           'TrainingRun', 'take_step', 'validate', 'score_batch', 'train_fusion']
+           'is_cuda', 'machine_name', 'TrainingRun', 'update', 'take_step', 'UnlitSteps', 'batches', 'validate',
+           'score_batch', 'check_finite', 'train_fusion']
 
 # %% ../nbs/43_fusion_training.ipynb #cell-002
 import json, math, os, time
@@ -15,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from .composition import Layers
 from .decomposer import configure, create_decomposer, preset_config
 from .evaluation import per_sequence, score_lighting, score_masks, score_source
-from .training_sequences import RelitSequences, draw_batch
+from .training_sequences import RelitSequences, UnlitBatch, draw_batch
+from .training_sequences import draw_unlit, light_batch
 from .sampling import ParameterSampler
 from .training import LAYERS
 
@@ -148,6 +151,14 @@ def rate_at(self:Recipe, step:int)->float:
     return self.rate*warm*(1 - .98*min(1., fallen))
 
 # %% ../nbs/43_fusion_training.ipynb #cell-019
+def is_cuda(device)->bool: return str(device).startswith('cuda')
+
+def machine_name(device)->str:
+    "What the hours of a run were spent on."
+    if is_cuda(device): return torch.cuda.get_device_name(device)
+    count = torch.get_num_threads()
+    return f"{count} core{'s'*(count > 1)}" if str(device) == 'cpu' else str(device)
+
 class TrainingRun:
     "A network, its moving average and its optimiser, between two steps."
     def __init__(self,
@@ -156,19 +167,20 @@ class TrainingRun:
     ):
         self.recipe, self.device, self.step, self.seconds, self.curve = recipe, device, 0, 0., []
         self.data = {} # `description` of what it learns from, once it does
+        self.machine = '' # what its hours were spent on
         self.start = [] # names of the files that it began from, with the first digits of SHA-256
         self.model = create_decomposer(recipe.preset, seed=recipe.seed,
                                        **recipe.changes).to(device).train()
         self.average = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.rate, betas=(.9, .99),
-                                           weight_decay=1e-4)
+                                           weight_decay=1e-4, fused=is_cuda(device))
 
     def save(self, path:Path):
         "The checkpoint, whole or not at all."
         draft = path.with_name(f'.{path.name}.part')
         torch.save(dict(recipe=asdict(self.recipe), step=self.step, seconds=self.seconds,
                         curve=self.curve, average=self.average, data=self.data,
-                        start=self.start,
+                        start=self.start, machine=self.machine,
                         model=self.model.state_dict(), optimizer=self.optimizer.state_dict()),
                         draft)
         draft.replace(path)
@@ -187,6 +199,7 @@ def load(cls:TrainingRun,
     for name in ('step', 'seconds', 'curve', 'average'): setattr(run, name, state[name])
     # older checkpoints do not say
     run.data, run.start = state.get('data', {}), state.get('start', [])
+    run.machine = state.get('machine', '')
     return run
 
 @patch
@@ -215,27 +228,62 @@ def of_length(cls:TrainingRun,
     return run
 
 # %% ../nbs/43_fusion_training.ipynb #cell-022
-def take_step(
-    run:TrainingRun,     # moved on by one step
-    data:RelitSequences, # where its batch is drawn
-)->dict: # losses, plain numbers
-    "One batch, one step of the optimiser, one of the moving average."
-    recipe, (B, T, side) = run.recipe, run.recipe.shape(run.step)
-    batch = draw_batch(data, run.step, B, T, side)
+def update(
+    run:TrainingRun, # moved on by one step
+    batch:dict,      # frames and exact layers
+)->dict: # losses, and the norm of the gradient: numbers that stay on the device
+    "One step of the optimiser, one of the moving average."
+    recipe = run.recipe
     for group in run.optimizer.param_groups: group['lr'] = recipe.rate_at(run.step)
-    losses = fusion_loss(run.model, batch, side)
+    losses = fusion_loss(run.model, batch, batch['frames'].shape[-1])
     run.optimizer.zero_grad(set_to_none=True)
     losses['loss'].backward()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip)
-    if not math.isfinite(float(norm)):
-        raise FloatingPointError(f'the gradient is {float(norm)} at step {run.step}: lower the '
-                                 f'rate')
     run.optimizer.step()
     run.step += 1
     keep = min(recipe.average, run.step/(run.step + 10))
-    for name, x in run.model.state_dict().items():
-        if x.is_floating_point(): run.average[name].lerp_(x.detach(), 1 - keep)
-    return {name: float(x.detach()) for name, x in losses.items()}
+    pairs = [(run.average[name], x.detach()) for name, x in run.model.state_dict().items()
+             if x.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs)), 1 - keep)
+    return {name: x.detach() for name, x in losses.items()} | dict(norm=norm)
+
+def take_step(
+    run:TrainingRun,     # moved on by one step
+    data:RelitSequences, # where its batch is drawn
+)->dict: # losses, and the norm of the gradient
+    "One batch and what is learned from it."
+    return update(run, draw_batch(data, run.step, *run.recipe.shape(run.step)))
+
+# %% ../nbs/43_fusion_training.ipynb #batches
+class UnlitSteps(Dataset):
+    "The batch of every step of a recipe, for processes that draw ahead."
+    def __init__(self, data:RelitSequences, recipe:Recipe):
+        self.data, self.recipe = data, recipe
+        for side in recipe.sizes: data.at_size(side) # once, before there are processes
+
+    def __len__(self): return self.recipe.steps
+
+    def __getitem__(self, step:int)->UnlitBatch:
+        unlit = draw_unlit(self.data, step, *self.recipe.shape(step))
+        # half the memory to send: light beyond the range of half floats is far beyond white
+        return replace(unlit, scenes=unlit.scenes.map(
+            lambda x: x.clamp(max=6e4).half() if x.ndim == 4 else x))
+
+def batches(
+    run:TrainingRun,     # from its step on
+    data:RelitSequences,
+    last:int,            # step that is not done any more
+    workers:int=0,       # processes that draw ahead; 0: none
+):                       # yields a batch for each step
+    "Batches drawn when asked for, or ahead by other processes and lit where the network is."
+    steps = range(run.step, last)
+    if not workers:
+        for step in steps: yield draw_batch(data, step, *run.recipe.shape(step))
+        return
+    loader = DataLoader(UnlitSteps(data, run.recipe), batch_size=None, sampler=steps,
+                        num_workers=workers, pin_memory=is_cuda(run.device))
+    for unlit in loader:
+        yield light_batch(unlit.map(lambda x: x.to(run.device, non_blocking=True)), data.camera)
 
 # %% ../nbs/43_fusion_training.ipynb #cell-024
 VALIDATION = dict(hard=dict(changing=1.), smooth=dict(smooth=1.),
@@ -278,6 +326,19 @@ def score_batch(
               | score_masks(seen.occlusion_mask, truth.occlusion_mask, threshold))
     return per_sequence(scores)
 
+# %% ../nbs/43_fusion_training.ipynb #check-finite
+def check_finite(
+    run:TrainingRun,
+    losses:list, # of the last steps, as from `update`
+):
+    "Stops a run whose gradient is no number any more, before that is saved."
+    norms = [float(one['norm']) for one in losses]
+    wrong = [i for i, norm in enumerate(norms) if not math.isfinite(norm)]
+    if wrong:
+        raise FloatingPointError(f'the gradient is {norms[wrong[0]]} at step '
+                                 f'{run.step - len(losses) + wrong[0]}: lower the rate; the last '
+                                 f'checkpoint is from before')
+
 # %% ../nbs/43_fusion_training.ipynb #cell-026
 def train_fusion(
     recipe:Recipe,
@@ -288,23 +349,28 @@ def train_fusion(
     until:int|None=None,        # stop after this step; default: at the end of the recipe
     every:int=100,              # steps between checkpoints
     validate_every:int=500,     # steps between validations
+    workers:int=0,              # processes that draw batches ahead
     report=lambda line: None,   # called with a line of text now and then
 )->TrainingRun: # where it stopped
     "Goes on where the folder's checkpoint left off, or begins."
     path = Path(folder)/'run.pt'
     path.parent.mkdir(parents=True, exist_ok=True)
     run = _begun_or_new(path, recipe, data, device)
-    data, validation, losses = data.to(device), validation.to(device), []
-    while run.step < min(until or recipe.steps, recipe.steps):
-        began = time.perf_counter()
-        losses.append(take_step(run, data)['loss'])
+    data, validation = data if workers else data.to(device), validation.to(device)
+    losses, began = [], time.perf_counter()
+    for batch in batches(run, data, min(until or recipe.steps, recipe.steps), workers):
+        losses.append(update(run, batch))
+        checked, last = run.step % validate_every == 0, run.step == recipe.steps
+        if not (checked or last or run.step % every == 0 or run.step == recipe.cools_at): continue
+        check_finite(run, losses)
         run.seconds += time.perf_counter() - began
-        last = run.step == recipe.steps
-        if run.step % validate_every == 0 or last:
+        if checked or last:
             report(_validated(run, validation, losses, path.with_name('log.jsonl')))
-            losses = []
         if run.step % every == 0 or last: run.save(path)
         if run.step == recipe.cools_at: run.save(path.with_name('warm.pt'))
+        losses, began = [] if checked or last else losses, time.perf_counter()
+    if losses: run.seconds += time.perf_counter() - began
+    check_finite(run, losses)
     run.save(path)
     return run
 
@@ -317,12 +383,12 @@ def _begun_or_new(path:Path, recipe:Recipe, data:RelitSequences, device:str)->Tr
     if run.data and run.data != data.description:
         raise ValueError(f'{path} was begun with other data: {run.data}; got {data.description}: '
                          f'give another folder')
-    run.data = data.description
+    run.data, run.machine = data.description, machine_name(device)
     return run
 
 def _validated(run:TrainingRun, validation:RelitSequences, losses:list, log:Path)->str:
     "Validates the moving average; the scores go to the curve and the log, and a line says them."
-    scores, loss = validate(run.averaged(), validation), sum(losses)/len(losses)
+    scores, loss = validate(run.averaged(), validation), float(sum(one['loss'] for one in losses)/len(losses))
     run.curve.append(dict(step=run.step, seconds=round(run.seconds), loss=round(loss, 5), **scores))
     with open(log, 'a') as file: file.write(json.dumps(run.curve[-1]) + '\n')
     parts = [f"{name} {of['psnr']:.1f}/{of['psnr_after_gain']:.1f} dB"

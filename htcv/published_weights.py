@@ -90,7 +90,7 @@ def publish(
     threshold, overlap = best_threshold_of(model, validation)
     facts = dict(preset=recipe.preset, parameters=sum(count_parameters(model).values()),
                  recipe=asdict(recipe), step=run.step,
-                 hours=round(run.seconds/3600, 2), data=data.description, commit=commit,
+                 hours=round(run.seconds/3600, 2), machine=run.machine, data=data.description, commit=commit,
                  note=note, start=run.start, others=named_files(others), threshold=threshold,
                  overlap=round(overlap, 3),
                  curve=run.curve)
@@ -111,7 +111,8 @@ def _card_part(preset:str, of:dict)->str:
                        if key in last[kind]) for kind in VALIDATION if kind in last)
     return '\n'.join([f'## `{preset}`', '',
         f"- {of['parameters']/1e6:.2f} million parameters, half floats",
-        f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours, seed "
+        f"- {of['step']} of {recipe['steps']} steps in {of['hours']} hours"
+        + f"{' of ' + of['machine'] if of.get('machine') else ''}, seed "
         f"{recipe['seed']}, published by the code at commit {of['commit'] or 'unknown'}",
         *([f"- {of['note']}"] if of.get('note') else []),
         *([f"- began from {', '.join(of['start'])}"] if of.get('start') else []),

@@ -33,6 +33,13 @@ class ParameterSampler:
         "True with this probability."
         return self.uniform(0, 1, *shape) < probability
 
+    def normal(self, like:Tensor)->Tensor: # as large, on the same device
+        "Standard normal values: many, so made where they are wanted."
+        if like.device.type == 'cpu': return torch.randn(like.shape, generator=self.generator)
+        seed = int(torch.randint(2**62, (1,), generator=self.generator))
+        there = torch.Generator(like.device).manual_seed(seed)
+        return torch.randn(like.shape, generator=there, device=like.device)
+
     def choice(self, weights, *shape)->Tensor: # whole numbers from 0
         "Indices of the weights, each as often as its weight says."
         edges = torch.tensor(weights, dtype=torch.float).cumsum(0) / sum(weights)

@@ -7,6 +7,8 @@ __all__ = ['SceneBank', 'drawn_scenes', 'rendered_scenes', 'smaller_bank', 'add_
            'light_image', 'sample_images']
 
 # %% ../nbs/41_scene_bank.ipynb #cell-002
+import functools
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -53,30 +55,37 @@ class SceneBank:
 
 # %% ../nbs/41_scene_bank.ipynb #cell-006
 def drawn_scenes(
-    n:int,        # frames
-    size=128,     # side or (H,W)
-    seed=0,       # one seed, one bank
-    chunk:int=16, # frames made at once
+    n:int,         # frames
+    size=128,      # side or (H,W)
+    seed=0,        # one seed, one bank
+    chunk:int=16,  # frames made at once
+    workers:int=0, # processes that make chunks side by side
 )->SceneBank:
     "Scenes of the synthesis (chapter 03)."
-    shape, parts = (size, size) if isinstance(size, int) else size, []
-    for i in range(0, n, chunk):
-        rng, count = ParameterSampler(('scenes', seed, i)), min(chunk, n - i)
-        curves = rng.chance(.5, count)
-        objects, lit, (x, y, pixel) = _draw_scenes(shape, 1, 3, curves, rng)
-        d = signed_distance(x.expand(*objects.x.shape, *x.shape),
-                            y.expand(*objects.x.shape, *y.shape), objects)
-        cover = (.5 - d/pixel).clamp(0, 1)*_column(objects.opacity)
-        faces, clear, own = shade(d, objects, lit.bare, lit.light_direction,
-                                  pixel), torch.ones_like(lit.bare[:, :1]), 0
-        for k in range(cover.shape[1]):
-            own = own*(1 - cover[:, k, None]) + cover[:, k, None]*faces[:, k]
-            clear = clear*(1 - cover[:, k, None])
-        own = own/(1 - clear).clamp(min=1e-3)
-        level = lit.bare.mean(1).flatten(1).median(1).values
-        parts.append(_halves(lit.bare, lit.unoccluded, lit.gloss_bare, lit.gloss, 1 - clear, own,
-                             level))
-    return SceneBank.join(parts)
+    shape = (size, size) if isinstance(size, int) else size
+    firsts = range(0, n, chunk)
+    counts = [min(chunk, n - i) for i in firsts]
+    draw = functools.partial(_drawn_chunk, shape=shape, seed=seed)
+    if not workers: return SceneBank.join(list(map(draw, firsts, counts)))
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return SceneBank.join(list(pool.map(draw, firsts, counts)))
+
+def _drawn_chunk(first:int, count:int, shape:tuple, seed)->SceneBank:
+    "Scenes from this number on."
+    rng = ParameterSampler(('scenes', seed, first))
+    curves = rng.chance(.5, count)
+    objects, lit, (x, y, pixel) = _draw_scenes(shape, 1, 3, curves, rng)
+    d = signed_distance(x.expand(*objects.x.shape, *x.shape),
+                        y.expand(*objects.x.shape, *y.shape), objects)
+    cover = (.5 - d/pixel).clamp(0, 1)*_column(objects.opacity)
+    faces, clear, own = shade(d, objects, lit.bare, lit.light_direction,
+                              pixel), torch.ones_like(lit.bare[:, :1]), 0
+    for k in range(cover.shape[1]):
+        own = own*(1 - cover[:, k, None]) + cover[:, k, None]*faces[:, k]
+        clear = clear*(1 - cover[:, k, None])
+    own = own/(1 - clear).clamp(min=1e-3)
+    level = lit.bare.mean(1).flatten(1).median(1).values
+    return _halves(lit.bare, lit.unoccluded, lit.gloss_bare, lit.gloss, 1 - clear, own, level)
 
 # %% ../nbs/41_scene_bank.ipynb #cell-007
 def _halves(*tensors)->SceneBank:

@@ -33,7 +33,7 @@ def steps_in(
 # %% ../nbs/45_train_command.ipynb #cell-017
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights', 'others',
-             'note', 'rate', 'side', 'ten_frames', 'keep_colours', 'share', 'camera', 'sequences')
+             'note', 'rate', 'every', 'drawn', 'side', 'ten_frames', 'keep_colours', 'share', 'camera', 'sequences')
 
 # %% ../nbs/45_train_command.ipynb #options
 # field -> option, where they differ
@@ -41,7 +41,7 @@ OPTIONS = dict(changes='set', sizes='side', shares='share', repaint='keep-colour
 def _option(name:str)->str: return OPTIONS.get(name, name.replace('_', '-'))
 
 OF_STAGES = dict(stage='joint', split=None, size=None, frames=None, batch=None, accumulate=None,
-                 epoch=None, devices=1, nodes=1, precision='32-true', workers=0)
+                 epoch=None, devices=1, nodes=1, precision='32-true')
 
 # that a batch is drawn from, for the help: as `SHARES` has them, whose module needs torch
 KINDS = ('changing', 'constant', 'auto_exposure', 'shadow_only', 'light_only', 'bracket', 'smooth')
@@ -67,8 +67,6 @@ def _stage_options(parser):
     add('--nodes', type=int, metavar='N',
         help='machines; start the command on each, e.g. by torchrun or srun')
     add('--precision', choices=PRECISIONS, help="Lightning Fabric's (default: 32-true)")
-    add('--workers', type=int, metavar='N',
-        help='processes that read sequences, for each device (default: 0)')
     return parser
 
 # %% ../nbs/45_train_command.ipynb #cell-018
@@ -163,6 +161,13 @@ def _recipe_options(parser):
     add('--out', metavar='FOLDER', help='checkpoint and log (default: runs/PRESET)')
     add('--device', default='cpu', help='cpu (default), cuda, mps')
     add('--threads', type=int, default=1, help='of the processor (default: 1)')
+    add('--workers', type=int, default=0, metavar='N',
+        help='processes that draw batches ahead, or read sequences (default: 0; GPU: one for each '
+             'core)')
+    add('--every', type=int, default=100, metavar='STEPS',
+        help='between checkpoints (default: 100); validated five times as seldom')
+    add('--drawn', type=int, default=1600, metavar='N',
+        help='scenes of the synthesis that --prepare draws (default: 1600)')
     add('--sequences', type=int, help='in a step at 64 pixels (default: 4; GPU: 32)')
     add('--seed', type=int, help='of weights and batches (default: 0)')
     add('--share', action='append', default=[], metavar='KIND=SHARE',
@@ -199,7 +204,7 @@ def _parser()->argparse.ArgumentParser:
 
 # %% ../nbs/45_train_command.ipynb #cell-022
 POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch',
-            'accumulate', 'epoch', 'devices', 'nodes', 'rate')
+            'accumulate', 'epoch', 'devices', 'nodes', 'rate', 'every', 'drawn')
 
 def _asked(given)->tuple[dict, dict]: # fields of `Recipe`, and options of `RelitSequences`
     "What the options say that belongs to a new run, without those that were left out."
@@ -382,7 +387,9 @@ def _carry_out(given)->None:
     from htcv.fusion_training import TrainingRun, train_fusion
     from htcv.training_data import load_data, prepare_data
     if given.folder is not None: return _train_stages(given, _tell)
-    if given.prepare: _tell(f'prepared: {prepare_data(given.data, tell=_tell)}')
+    if given.prepare:
+        prepared = prepare_data(given.data, given.drawn, workers=given.workers, tell=_tell)
+        _tell(f'prepared: {prepared}')
     if not (given.resume or given.publish or given.steps or given.hours): return
     sets, path = load_data(given.data, given.seed, **given.asked[1]), given.out/'run.pt'
     _check_sides(given.asked[0].get('sizes', ()), sets[0])
@@ -391,7 +398,8 @@ def _carry_out(given)->None:
     run = TrainingRun.load(path) if path.exists() else None
     if not given.publish or given.resume or run is None:
         _tell(f'{recipe.preset}: {recipe.steps} steps, into {given.out}')
-        run = train_fusion(recipe, *sets, given.out, given.device, given.until, report=_tell)
+        run = train_fusion(recipe, *sets, given.out, given.device, given.until, given.every,
+                           5*given.every, given.workers, _tell)
     if given.publish: _publish(given, run, sets)
 
 # %% ../nbs/45_train_command.ipynb #cell-028

@@ -25,6 +25,7 @@ def prepare_data(
     images:int=3000,    # images to train on; an eighth more to validate on
     size:int=128,       # side of all of them
     seed:int=0,         # of what is drawn
+    workers:int=0,      # processes that draw side by side
     tell:Callable=lambda line: None, # called with a line of text now and then
     **options           # to `gather_pictures`
 )->dict: # what there is, by name
@@ -36,7 +37,8 @@ def prepare_data(
         path = home/f'scenes-{part}.safetensors'
         if not path.exists():
             tell(f'drawing {max(20, drawn//share)} scenes ({part})')
-            bank = drawn_scenes(max(20, drawn//share), size, seed=(part, seed))
+            bank = drawn_scenes(max(20, drawn//share), size, seed=(part, seed),
+                                workers=workers)
             _save(path, {f.name: getattr(bank, f.name) for f in fields(SceneBank)})
         path = home/f'images-{part}.safetensors'
         if not path.exists():

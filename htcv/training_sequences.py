@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'METAL', 'chosen_shares', 'SequenceKind', 'draw_kind', 'smooth_fields', 'vignette', 'exposures',
-           'camera_effects', 'with_metal', 'RelitSequences', 'draw_batch']
+           'camera_effects', 'with_metal', 'RelitSequences', 'UnlitBatch', 'draw_unlit', 'light_batch', 'draw_batch']
 
 # %% ../nbs/42_training_sequences.ipynb #cell-002
 import math
@@ -143,8 +143,7 @@ def camera_effects(
     x = _shifted(x, moved*some().view(-1, 1))
     read, shot = number(.002, .03), number(.002, .03)
     sigma = (read.square() + shot.square()*x).sqrt()*some().view(-1, 1, 1, 1)
-    noise = torch.randn(x.shape, generator=rng.generator).to(x)
-    x = (x + sigma*noise).clamp(0, 1)
+    x = (x + sigma*rng.normal(x).to(x)).clamp(0, 1)
     x = torch.where(some().view(-1, 1, 1, 1), _jpeg(x, number(40, 95).flatten()), x)
     x = (x*255).round()/255
     return x.unflatten(0, (B, T)).transpose(1, 2)
@@ -232,14 +231,35 @@ def to(self:RelitSequences, device)->RelitSequences:
     return self
 
 # %% ../nbs/42_training_sequences.ipynb #cell-025
-def draw_batch(
+@dataclass
+class UnlitBatch:
+    "What a batch is made of before its lamps are lit: little to draw, little to send."
+    scenes:SceneBank # B·T frames
+    paint:Tensor     # (B,3,H,W) stored values
+    camera:Camera    # of B sequences
+    exposure:Tensor  # (B,3,T) factors
+    kind:list        # B names of `SHARES`
+    drawn:Tensor     # state of the random numbers; what the camera adds is drawn from there on
+
+    def map(self, change)->'UnlitBatch': # `change`: Tensor -> Tensor
+        "The same with every tensor changed, but for the state."
+        camera = Camera(*[change(getattr(self.camera, f.name)) for f in fields(Camera)])
+        return replace(self, scenes=self.scenes.map(change), paint=change(self.paint),
+                       camera=camera, exposure=change(self.exposure))
+
+    def pin_memory(self)->'UnlitBatch':
+        "For a `DataLoader`: where a GPU fetches it by itself."
+        return self.map(lambda x: x.pin_memory())
+
+# %% ../nbs/42_training_sequences.ipynb #draw-unlit
+def draw_unlit(
     data:RelitSequences,
-    number:int,         # of the batch: one number, one batch
-    batch_size:int,     # B
-    n_frames:int=10,    # T
-    side:int=128,       # of the frames
-)->dict: # frames (B,3,T,H,W), layers, `clean`: without camera effects, camera (B,2), kind: B names
-    "Sequences with exact layers by the convention: what all frames share is in the source."
+    number:int,       # of the batch: one number, one batch
+    batch_size:int,   # B
+    n_frames:int=10,  # T
+    side:int=128,     # of the frames
+)->UnlitBatch:
+    "Scenes, images, cameras and exposures of a batch."
     banks, images = data.at_size(side)
     rng, device = ParameterSampler(('relit', data.seed, number)), images.device
     kinds, scenes = [], []
@@ -251,16 +271,34 @@ def draw_batch(
     camera = Camera(rng.chance(data.filmic_share, batch_size), rng.uniform(1.4, 2.4, batch_size),
                     rng.uniform(-.3, .5, batch_size)*rng.chance(.4, batch_size))
     exposure = _exposure_of(scenes, kinds, camera.is_filmic, rng)
-    camera, exposure = Camera(*[getattr(camera, f.name).to(device)
-                                for f in fields(Camera)]), exposure.to(device)
     scenes = _with_reflections(SceneBank.join(scenes), images, rng, batch_size)
     scenes = with_metal(scenes, paint, rng)
-    clean, layers = light_image(scenes, paint, camera, exposure)
+    unlit = UnlitBatch(scenes, paint, camera, exposure, [kind.name for kind in kinds],
+                       rng.generator.get_state())
+    return unlit.map(lambda x: x.to(device))
+
+# %% ../nbs/42_training_sequences.ipynb #light-batch
+def light_batch(
+    unlit:UnlitBatch,
+    camera:float, # share of sequences with noise, blur, shift or JPEG
+)->dict: # frames (B,3,T,H,W), layers, `clean`: without camera effects, camera (B,2), kind: B names
+    "Sequences with exact layers by the convention: what all frames share is in the source."
+    rng = ParameterSampler('from a state'); rng.generator.set_state(unlit.drawn)
+    clean, layers = light_image(unlit.scenes, unlit.paint, unlit.camera, unlit.exposure)
     layers = share_common(layers)
-    frames = camera_effects(clean, rng, data.camera)
-    told = torch.stack([camera.is_filmic.float(), camera.contrast], 1)
-    return dict(frames=frames, clean=clean, camera=told, kind=[kind.name for kind in kinds]) | {
-        f.name: getattr(layers, f.name) for f in fields(layers)}
+    told = torch.stack([unlit.camera.is_filmic.float(), unlit.camera.contrast], 1)
+    return dict(frames=camera_effects(clean, rng, camera), clean=clean, camera=told,
+                kind=unlit.kind) | {f.name: getattr(layers, f.name) for f in fields(layers)}
+
+def draw_batch(
+    data:RelitSequences,
+    number:int,         # of the batch: one number, one batch
+    batch_size:int,     # B
+    n_frames:int=10,    # T
+    side:int=128,       # of the frames
+)->dict: # as `light_batch` gives it
+    "A batch, drawn and lit."
+    return light_batch(draw_unlit(data, number, batch_size, n_frames, side), data.camera)
 
 # %% ../nbs/42_training_sequences.ipynb #cell-026
 def _scenes_of(bank:SceneBank, kind:SequenceKind, name:str, rng:ParameterSampler,
