@@ -150,7 +150,7 @@ def rate_at(self:Recipe, step:int)->float:
     fallen = max(0., (step - self.cools_at)/max(1, self.steps - self.cools_at))
     return self.rate*warm*(1 - .98*min(1., fallen))
 
-# %% ../nbs/43_fusion_training.ipynb #cell-019
+# %% ../nbs/43_fusion_training.ipynb #machine
 def is_cuda(device)->bool: return str(device).startswith('cuda')
 
 def machine_name(device)->str:
@@ -159,6 +159,7 @@ def machine_name(device)->str:
     count = torch.get_num_threads()
     return f"{count} core{'s'*(count > 1)}" if str(device) == 'cpu' else str(device)
 
+# %% ../nbs/43_fusion_training.ipynb #cell-019
 class TrainingRun:
     "A network, its moving average and its optimiser, between two steps."
     def __init__(self,
@@ -354,29 +355,27 @@ def train_fusion(
 )->TrainingRun: # where it stopped
     "Goes on where the folder's checkpoint left off, or begins."
     path = Path(folder)/'run.pt'
-    path.parent.mkdir(parents=True, exist_ok=True)
     run = _begun_or_new(path, recipe, data, device)
     data, validation = data if workers else data.to(device), validation.to(device)
     losses, began = [], time.perf_counter()
     for batch in batches(run, data, min(until or recipe.steps, recipe.steps), workers):
         losses.append(update(run, batch))
-        checked, last = run.step % validate_every == 0, run.step == recipe.steps
-        if not (checked or last or run.step % every == 0 or run.step == recipe.cools_at): continue
+        last = run.step == recipe.steps
+        due = {what: run.step % number == 0 or last
+               for what, number in (('save', every), ('validate', validate_every))}
+        if not (any(due.values()) or run.step == recipe.cools_at): continue
         check_finite(run, losses)
         run.seconds += time.perf_counter() - began
-        if checked or last:
-            report(_validated(run, validation, losses, path.with_name('log.jsonl')))
-        if run.step % every == 0 or last: run.save(path)
+        if due['validate']: report(_validated(run, validation, losses, path.parent))
+        if due['save']: run.save(path)
         if run.step == recipe.cools_at: run.save(path.with_name('warm.pt'))
-        losses, began = [] if checked or last else losses, time.perf_counter()
-    if losses: run.seconds += time.perf_counter() - began
-    check_finite(run, losses)
-    run.save(path)
-    return run
+        losses, began = [] if due['validate'] else losses, time.perf_counter()
+    return _stopped(run, losses, time.perf_counter() - began, path)
 
 # %% ../nbs/43_fusion_training.ipynb #cell-027
 def _begun_or_new(path:Path, recipe:Recipe, data:RelitSequences, device:str)->TrainingRun:
     "The run of a checkpoint, if it is there and was begun with this recipe and this data."
+    path.parent.mkdir(parents=True, exist_ok=True)
     run = TrainingRun.load(path, device) if path.exists() else TrainingRun(recipe, device)
     if run.recipe != recipe:
         raise ValueError(f'{path} was begun with another recipe: {run.recipe}; give another folder')
@@ -386,11 +385,19 @@ def _begun_or_new(path:Path, recipe:Recipe, data:RelitSequences, device:str)->Tr
     run.data, run.machine = data.description, machine_name(device)
     return run
 
-def _validated(run:TrainingRun, validation:RelitSequences, losses:list, log:Path)->str:
+def _validated(run:TrainingRun, validation:RelitSequences, losses:list, home:Path)->str:
     "Validates the moving average; the scores go to the curve and the log, and a line says them."
-    scores, loss = validate(run.averaged(), validation), float(sum(one['loss'] for one in losses)/len(losses))
+    scores = validate(run.averaged(), validation)
+    loss = float(sum(one['loss'] for one in losses)/len(losses))
     run.curve.append(dict(step=run.step, seconds=round(run.seconds), loss=round(loss, 5), **scores))
-    with open(log, 'a') as file: file.write(json.dumps(run.curve[-1]) + '\n')
+    with open(home/'log.jsonl', 'a') as file: file.write(json.dumps(run.curve[-1]) + '\n')
     parts = [f"{name} {of['psnr']:.1f}/{of['psnr_after_gain']:.1f} dB"
              for name, of in scores.items()]
     return f'step {run.step}/{run.recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(parts)
+
+def _stopped(run:TrainingRun, losses:list, seconds:float, path:Path)->TrainingRun:
+    "The run after its last step, checked and saved."
+    if losses: check_finite(run, losses)
+    run.seconds += seconds if losses else 0
+    run.save(path)
+    return run

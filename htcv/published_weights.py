@@ -87,17 +87,18 @@ def publish(
         check_same_network(weights, others[0], model.state_dict(), f'the run of {recipe.preset}')
         model.load_state_dict({name: x.lerp(weights[name].to(x), 1 - 1/n)
                                for name, x in model.state_dict().items()})
+    learned = run.data or data.description # a run of before knows nothing of its data
     threshold, overlap = best_threshold_of(model, validation)
     facts = dict(preset=recipe.preset, parameters=sum(count_parameters(model).values()),
                  recipe=asdict(recipe), step=run.step,
-                 hours=round(run.seconds/3600, 2), machine=run.machine, data=data.description, commit=commit,
+                 hours=round(run.seconds/3600, 2), machine=run.machine, data=learned, commit=commit,
                  note=note, start=run.start, others=named_files(others), threshold=threshold,
                  overlap=round(overlap, 3),
                  curve=run.curve)
     save_decomposer(model, path, half=True, threshold=threshold, order='shadow_first',
                     seed=recipe.seed, commit=commit, step=run.step,
                     note=note, recipe=json.dumps(asdict(recipe)),
-                    data=json.dumps(data.description, default=str))
+                    data=json.dumps(learned, default=str))
     return facts
 
 # %% ../nbs/44_published_weights.ipynb #cell-013

@@ -9,6 +9,7 @@ __all__ = ['ParameterSampler', 'pixel_grid', 'as_map']
 import math, zlib
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 # %% ../nbs/01_sampling.ipynb #cell-006
@@ -33,17 +34,21 @@ class ParameterSampler:
         "True with this probability."
         return self.uniform(0, 1, *shape) < probability
 
-    def normal(self, like:Tensor)->Tensor: # as large, on the same device
-        "Standard normal values: many, so made where they are wanted."
-        if like.device.type == 'cpu': return torch.randn(like.shape, generator=self.generator)
-        seed = int(torch.randint(2**62, (1,), generator=self.generator))
-        there = torch.Generator(like.device).manual_seed(seed)
-        return torch.randn(like.shape, generator=there, device=like.device)
-
     def choice(self, weights, *shape)->Tensor: # whole numbers from 0
         "Indices of the weights, each as often as its weight says."
         edges = torch.tensor(weights, dtype=torch.float).cumsum(0) / sum(weights)
         return torch.bucketize(self.uniform(0, 1, *shape), edges.to(self.device)[:-1])
+
+# %% ../nbs/01_sampling.ipynb #normal
+@patch
+def normal(self:ParameterSampler,
+    like:Tensor, # for shape and device
+)->Tensor: # as large, on the same device
+    "Standard normal values: they are many, so they are made where they are wanted."
+    if like.device.type == 'cpu': return torch.randn(like.shape, generator=self.generator)
+    seed = int(torch.randint(2**62, (1,), generator=self.generator))
+    there = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=there, device=like.device)
 
 # %% ../nbs/01_sampling.ipynb #cell-009
 # x and y, (H,W), of the pixels' centres

@@ -70,6 +70,7 @@ def drawn_scenes(
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return SceneBank.join(list(pool.map(draw, firsts, counts)))
 
+# %% ../nbs/41_scene_bank.ipynb #drawn-chunk
 def _drawn_chunk(first:int, count:int, shape:tuple, seed)->SceneBank:
     "Scenes from this number on."
     rng = ParameterSampler(('scenes', seed, first))

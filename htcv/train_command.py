@@ -20,20 +20,24 @@ def steps_in(
     data,             # `RelitSequences` to train on
     device:str='cpu', # where it runs
     trial:int=24,     # steps that are timed
+    workers:int=0,    # processes that draw ahead
 )->int: # steps
     "How many steps fit, by timing the first few of a run that is then forgotten."
     if not hours > 0: raise ValueError(f'hours must be above 0; got {hours}')
-    from htcv.fusion_training import TrainingRun, take_step
+    from htcv.fusion_training import TrainingRun, batches, update
     run = TrainingRun(recipe, device)
-    take_step(run, data)
-    began = time.perf_counter()
-    for _ in range(trial): take_step(run, data)
-    return max(1, round(hours*3600*trial/(time.perf_counter() - began)))
+    ahead = batches(run, data, 1 + workers + trial, workers)
+    for _ in range(1 + workers): last = update(run, next(ahead))
+    began = float(last['norm'])*0 + time.perf_counter() # once the device is done
+    for batch in ahead: last = update(run, batch)
+    spent = float(last['norm'])*0 + time.perf_counter() - began
+    return max(1, round(hours*3600*trial/spent))
 
 # %% ../nbs/45_train_command.ipynb #cell-017
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights', 'others',
-             'note', 'rate', 'every', 'drawn', 'side', 'ten_frames', 'keep_colours', 'share', 'camera', 'sequences')
+             'note', 'rate', 'every', 'drawn', 'side', 'ten_frames', 'keep_colours', 'share',
+             'camera', 'sequences')
 
 # %% ../nbs/45_train_command.ipynb #options
 # field -> option, where they differ
@@ -311,6 +315,11 @@ def _changes(items:list, option:str='--set')->dict: # field -> value
     return changes
 
 # %% ../nbs/45_train_command.ipynb #cell-025
+def _steps_in(given, data)->int:
+    "The steps of a run of so many hours."
+    there = data if given.workers else data.to(given.device)
+    return steps_in(given.hours, given.recipe, there, given.device, workers=given.workers)
+
 def _begin(given, data): # a `Recipe`
     "The recipe of a new run; and its first checkpoint, where it starts from weights."
     from safetensors import safe_open
@@ -318,8 +327,7 @@ def _begin(given, data): # a `Recipe`
     from htcv.published_weights import check_same_network, mean_weights, named_files
     recipe = given.recipe
     if given.hours:
-        recipe = replace(recipe, steps=steps_in(given.hours, recipe, data.to(given.device),
-                                                given.device))
+        recipe = replace(recipe, steps=_steps_in(given, data))
     if not given.start: return recipe
     run = TrainingRun(recipe, given.device)
     weights = mean_weights(given.start, given.device)
