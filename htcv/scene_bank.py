@@ -96,6 +96,7 @@ def _halves(*tensors)->SceneBank:
     return SceneBank(*full, torch.full((len(full[-1]),), -1))
 
 # %% ../nbs/41_scene_bank.ipynb #cell-008
+@functools.lru_cache(2) # reading takes seconds; nobody changes a bank in place
 def rendered_scenes(
     split:str='train', # or `validation`: other scenes
     size:int=128,      # side
