@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     seconds:float|None=None
     note:str='' # why, or what is to be said
 
+# %% ../nbs/62_restore_command.ipynb #restore-one
 def restore_one(
     folder:Path,      # photographs of one sequence
     out:Path,         # where it goes
