@@ -310,6 +310,9 @@ def load_restorer(
     device:str='cpu',                     # where it runs
 )->tuple[nn.Module, dict]: # a `Fusion`, and facts about its weights
     "The model that restores, and which weights exactly it has."
+    try: torch.empty(0, device=device)
+    except Exception as error:
+        raise ValueError(f'there is no device {printable(str(device))} here: take cpu') from error
     if isinstance(weights, nn.Module):
         double = any(x.dtype == torch.float64 for x in weights.parameters())
         model, facts = (copy.deepcopy(weights).float() if double else weights).eval().to(device), {}
