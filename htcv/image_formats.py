@@ -327,6 +327,16 @@ def _gif_end(data:bytes)->int:
         at += 1
     return at + 1
 
+# %% ../nbs/00_image_formats.ipynb #means-srgb
+def _means_srgb(profile:bytes)->bool: # ICC
+    "Does it give RGB numbers the meaning that they have in sRGB, within two of 255?"
+    steps = np.linspace(0, 255, 6).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(6, -1, 3)
+    try: meant = imagecodecs.cms_transform(grid, profile, imagecodecs.cms_profile('srgb'),
+                                           colorspace='rgb', outcolorspace='rgb')
+    except Exception: return True # not of RGB, or nobody can tell
+    return np.abs(meant.astype(int) - grid).max() <= 2
+
 # %% ../nbs/00_image_formats.ipynb #check-jpeg2000
 COLOUR_SPACES = {12: 'CMYK', 16: 'sRGB', 17: 'grey', 18: 'sYCC'} # as JPEG 2000 counts them
 PLAIN_PALETTE = b'\3\7\7\7', b'\0\0\1\0\0\0\1\1\0\0\1\2' # three columns of 8 bits, in order
@@ -339,6 +349,8 @@ def _check_jpeg2000(data:bytes)->None:
     if space not in COLOUR_SPACES:
         raise ValueError(f'its colour space, number {space}, is not read here: save it as sRGB')
     if bits > 8 and keeps_depth(data, 'JPEG2000'): return # by a decoder that knows the rest
+    if colr[:1] == b'\2' and not _means_srgb(colr[3:]):
+        raise ValueError('its colour profile is not sRGB, which is not read here: save it as TIFF')
     if palette and ((palette[2:6], boxes.get(b'cmap')) != PLAIN_PALETTE or bits != 8):
         raise ValueError('its palette is not read here: save it as RGB')
     if bits < 8: raise ValueError(f'{bits}-bit samples are not read here: save it with 8 bits')
