@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .colour_profiles import common_profile, convert_colours, profile_name, same_colours
+from .colour_profiles import common_profile, convert_colours, profile_name, profile_space
+from .colour_profiles import same_colours
 from .files import check_space, printable, reserve
 from .image_formats import photograph_exif
 from .images import decode_draft, read_header
@@ -142,6 +143,7 @@ class SampleEncoding:
         self.headers = [header for header in headers if header]
         profiles = [header.profile if header else None for header in headers]
         self.profile, self.mixed = common_profile([_rgb_profile(profile) for profile in profiles])
+        self.unread = sum(map(_is_unreadable, profiles))
         self.grey, self.highest, self.all_deep = True, 0, True
 
     def convert(self, frame:Frame)->np.ndarray: # (H,W,3)
@@ -158,6 +160,11 @@ def _rgb_profile(profile:bytes|None)->bytes|None:
     try: return profile if profile and common_profile([profile]) else None
     except Exception: return None
 
+def _is_unreadable(profile:bytes|None)->bool:
+    "Does it say something of colours, and nobody can tell what?"
+    return bool(profile) and not _rgb_profile(profile) and profile_space(profile) not in (
+        'GRAY', 'CMYK') # which are converted when they are decoded
+
 # %% ../nbs/58_photographs.ipynb #cell-014
 @patch
 def scale(self:SampleEncoding)->float: # of all samples, 1 or more
@@ -171,6 +178,9 @@ def metadata(self:SampleEncoding)->dict: # fields of `Photographs`
     heads, notes = self.headers, []
     if self.mixed:
         notes.append(f'several colour profiles: converted to {profile_name(self.profile)}')
+    if self.unread:
+        notes.append(f'colour profiles that cannot be read: {self.unread} of {len(heads)}; their '
+                     'colours are taken for sRGB')
     if self.scale() > 1:
         notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
     lost = max([header.lost_bits for header in heads], default=0)
@@ -347,8 +357,10 @@ def _kept(alignment:list)->tuple[int, list]: # the reference, and all that lie o
 def _place(reference:int|str|None, names:list)->int|None:
     "The place of a photograph that was named."
     if reference is None or reference == 'best': return None
-    if isinstance(reference, int) and -len(names) <= reference < len(names):
-        return reference % len(names)
+    if isinstance(reference, int):
+        if -len(names) <= reference < len(names): return reference % len(names)
+        raise ValueError(f'the reference is one of {len(names)} photographs, counted from 0; got '
+                         f'{reference}')
     called = {reference, Path(reference).name} # its name, or a path to it
     places = [t for t, name in enumerate(names) if called & {name, Path(name).stem}]
     if len(places) == 1: return places[0]

@@ -82,6 +82,7 @@ def as_array(
     "One image of any kind, checked."
     if isinstance(image, Tensor):
         image = image.detach().cpu()
+        if image.dtype == torch.bfloat16: image = image.float() # numpy has no such type
         image = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
     array = np.asarray(image)
     if array.ndim == 2: array = np.repeat(array[..., None], 3, axis=2)
@@ -309,6 +310,9 @@ def load_restorer(
     device:str='cpu',                     # where it runs
 )->tuple[nn.Module, dict]: # a `Fusion`, and facts about its weights
     "The model that restores, and which weights exactly it has."
+    try: torch.empty(0, device=device)
+    except Exception as error:
+        raise ValueError(f'there is no device {printable(str(device))} here: take cpu') from error
     if isinstance(weights, nn.Module):
         double = any(x.dtype == torch.float64 for x in weights.parameters())
         model, facts = (copy.deepcopy(weights).float() if double else weights).eval().to(device), {}
@@ -346,7 +350,7 @@ def frame_number(
 )->int|None: # from 0
     "Which frame is meant."
     if like is None: return None
-    if isinstance(like, int) and 0 <= like < len(names): return like
+    if type(like) is int and 0 <= like < len(names): return like
     found = [i for i, name in enumerate(names) if str(like) in (name, Path(name).stem)]
     found = found or [i for i, name in enumerate(names) if Path(str(like)).name == name]
     if len(found) == 1: return found[0]

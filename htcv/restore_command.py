@@ -18,8 +18,8 @@ from .console import CommandParser, Progress, at_most, counted, duration, print_
 from .console import let_threads_sleep, reopen_streams, say
 from .console import signals_interrupt, table_lines
 from .files import Busy, clear_drafts, natural, printable
-from .restore_folder import check_device, check_out, check_weights, how_aligned
-from .restore_folder import inner_folders, restore_folder
+from .restore_folder import album_folders, check_device, check_out, check_weights, how_aligned
+from .restore_folder import inner_folders, left_out_of_album, restore_folder
 
 # %% ../nbs/62_restore_command.ipynb #cell-007
 _SPELLED_HERE = {'pass overwrite=True': 'pass --force', 'pass align=True': 'pass --align',
@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     seconds:float|None=None
     note:str='' # why, or what is to be said
 
+# %% ../nbs/62_restore_command.ipynb #restore-one
 def restore_one(
     folder:Path,      # photographs of one sequence
     out:Path,         # where it goes
@@ -48,7 +49,8 @@ def restore_one(
     began = time.monotonic()
     def told(status, note=''): return Outcome(folder.name, status, time.monotonic() - began, note)
     if (out/'layers.json').exists() and not force:
-        return told('done before', _changed_since(folder, out/'layers.json', options))
+        try: return told('done before', _changed_since(folder, out/'layers.json', options))
+        except ValueError as error: return told('broken', str(error))
     if options.get('device', '') is None: options['device'] = _best_device()
     try:
         with warnings.catch_warnings():
@@ -65,16 +67,24 @@ def restore_one(
 # %% ../nbs/62_restore_command.ipynb #cell-009
 def _changed_since(folder:Path, record:Path, options:dict)->str:
     "What a result that is there was made without; nothing if it would come out the same."
-    from htcv.photograph_files import find_photographs
-    try: made, paths = json.loads(record.read_text()), find_photographs(folder)[0]
+    from htcv.photograph_files import find_photographs, is_result
+    try: # it says that it is a result, and of what
+        made = json.loads(record.read_text()) if is_result(record.parent) else {}
+        known = {*made['order'], *made['left_out'], *(m['name'] for m in made['alignment'])}
+        chosen, files = dict(made['settings']), [*map(str, made.get('files', ()))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{printable(record)} is no record of a result: move its folder away '
+                         'first') from error
+    try: paths = find_photographs(folder)[0]
     except (ValueError, OSError): return ''
-    known = {*made['order'], *made['left_out'], *(m['name'] for m in made['alignment'])}
     now = {path.name for path in paths}
     gone = known - now - {*made['left_out']} # what was left out may lie there still
     parts = [f'{name} {what}' for names, what in ((now - known, 'is new'), (gone, 'is gone'))
              for name in sorted(names, key=natural)]
-    parts += [f'{name} was {made["settings"][name]}' for name in ('fill', 'threshold')
-              if name in options and options[name] != made['settings'].get(name, options[name])]
+    parts += [f'{name} of the result is missing' for name in files
+              if not (record.parent/name).exists()]
+    parts += [f'{name} was {chosen[name]}' for name in ('fill', 'threshold')
+              if name in options and options[name] != chosen.get(name, options[name])]
     return f'{"; ".join(at_most(parts, 3))}: --force makes it again' if parts else ''
 
 # %% ../nbs/62_restore_command.ipynb #mentioned
@@ -128,12 +138,6 @@ def _elsewhere(options:dict)->dict:
     if not weights or not os.path.exists(weights): return options
     return options | dict(weights=os.path.abspath(weights))
 
-# %% ../nbs/62_restore_command.ipynb #leads-to
-def _leads_to(folder:Path, out:Path)->bool:
-    "Is it OUT, or a folder with nothing else in it on the way there?"
-    folder, out = (Path(os.path.realpath(path)) for path in (folder, out))
-    return folder == out or folder in out.parents and all(p.is_dir() for p in folder.iterdir())
-
 # %% ../nbs/62_restore_command.ipynb #cell-012
 def restore_each(
     root:str|Path,    # folders of photographs
@@ -145,13 +149,12 @@ def restore_each(
     **options         # of `restore_one`
 )->list: # `Outcome`s, in order of the folders
     "Every folder below a folder, once, whoever else is at it."
-    from htcv.sequences import sequence_ids
     if jobs < 1: raise ValueError(f'jobs are at least 1; got {jobs}')
     if scheduler: root, out, options = *map(os.path.abspath, (root, out)), _elsewhere(options)
     out = Path(out)
-    names = [name for name in sequence_ids(root) if not _leads_to(Path(root)/name, out)]
+    names = album_folders(root, out)
     if not names:
-        left = ''.join(f'; {what}' for what in at_most(_left_out(Path(root), out), 3))
+        left = ''.join(f'; {what}' for what in at_most(left_out_of_album(root, out), 3))
         raise FileNotFoundError(f'{printable(root)} holds no folders of photographs{left}')
     if options.get('weights') and not scheduler: # that of other machines
         check_weights(options['weights'], options.get('device') or 'cpu')
@@ -213,9 +216,13 @@ RESTORE_EXAMPLES = """examples:
   htcv_restore album --each --out restored --jobs 2     every folder below album, each one once
   htcv_restore album --each --out restored --scheduler tcp://node1:8786        by a dask cluster
 
-exit status: 0 all went well; 1 it could not be finished, or with --each something was broken and
-named; 2 wrong use or bad photographs; 130 interrupted (129 and 143: by the system). Nothing is ever
-left half written."""
+damaged files: one that ends too early is refused by name. Other damage is found always in PNG,
+mostly in JPEG and compressed TIFF, seldom or never in uncompressed TIFF, BMP, GIF, WebP, HEIC, AVIF
+and JPEG 2000: look at the contact sheet.
+
+exit status: 0 all went well, and what was left out is named; 1 it could not be finished, or with
+--each something was broken and named; 2 wrong use or bad photographs; 130 interrupted (129 and 143:
+by the system). Nothing is ever left half written."""
 
 # %% ../nbs/62_restore_command.ipynb #cell-023
 RESTORE_OPTIONS = {
@@ -335,7 +342,7 @@ def _run_each(options, rest:dict, done:dict)->int: # exit status
     results = restore_each(root, options.out, options.jobs, progress=True,
                            force=options.force, scheduler=options.scheduler, results=done, **rest)
     say(*_outcome_table(results))
-    say(*at_most([f'left out: {what}' for what in _left_out(root, Path(options.out))]))
+    say(*at_most([f'left out: {what}' for what in left_out_of_album(root, options.out)]))
     print_result(_counted(results))
     say(f'it took {duration(time.monotonic() - began)}')
     return 1 if any(outcome.status == 'broken' for outcome in results) else 0
@@ -354,22 +361,6 @@ def _outcome_table(results:list)->list:
     return table_lines([dict(
         name=printable(name), status=status, seconds='' if seconds is None else f'{seconds:.1f}',
         note=printable(note)) for name, status, seconds, note in rows], max(20, min(broken, 100)))
-
-# %% ../nbs/62_restore_command.ipynb #empty-folders
-def _left_out(root:Path, out:Path)->list: # name and why, in words
-    "What an album holds beside folders of photographs; hidden things and results are not meant."
-    from htcv.photograph_files import looks_like_photograph
-    from htcv.sequences import holds_nothing
-    found = []
-    for path in sorted(root.iterdir(), key=lambda path: natural(path.name)):
-        if path.name[0] == '.' or path.name == '__MACOSX' or path.is_dir() and _leads_to(path, out):
-            continue
-        if path.is_dir() and holds_nothing(path):
-            why = 'it holds hidden files only' if any(path.iterdir()) else 'it is empty'
-            found.append(f'{printable(path.name)} ({why})')
-        elif path.is_file() and looks_like_photograph(path):
-            found.append(f'{printable(path.name)} (a photograph that lies in no folder)')
-    return found
 
 # %% ../nbs/62_restore_command.ipynb #cell-030
 def _inode(path:str)->int|None:

@@ -7,7 +7,7 @@ __all__ = ['CFA', 'LINEAR_RAW', 'DNG_VERSION', 'SUB_IFDS', 'MAKE', 'OLD_JPEG', '
            'tiff_pages', 'tiff_tag', 'tiff_exif', 'UnfitTiff', 'decode_tiff']
 
 # %% ../nbs/00_tiff_images.ipynb #cell-002
-import io
+import io, logging
 from collections.abc import Callable
 
 import imagecodecs
@@ -86,6 +86,9 @@ def tiff_exif(data:bytes, page)->Image.Exif:
     return exif
 
 # %% ../nbs/00_tiff_images.ipynb #cell-014
+# what it says of odd tags goes to whoever has set up logging, and to nobody's terminal
+logging.getLogger('tifffile').addHandler(logging.NullHandler())
+
 class UnfitTiff(Exception):
     "A whole file of a kind that is not read here."
 
@@ -170,10 +173,11 @@ def decode_tiff(
 
 # %% ../nbs/00_tiff_images.ipynb #full-range
 def _full_range(array:np.ndarray, bits:int, highest)->np.ndarray: # uint8 or uint16
-    "Samples that fill their type; `highest` is what the file says of its own, e.g. 12 bits in 16."
+    "Samples that fill their type. A `highest` of 511, 1023, … tells their bits, others nothing."
     top, full = 2**bits - 1, 255 if bits <= 8 else 65535
     highest = highest[0] if isinstance(highest, tuple) and highest else highest
-    if isinstance(highest, int) and 255 < highest < top and array.max() <= highest: top = highest
+    told = isinstance(highest, int) and 255 < highest < top and not highest & (highest + 1)
+    if told and array.max() <= highest: top = highest
     if top == full and array.dtype != bool: return array
     return (array.astype(np.float32)*(full/top)).round().astype(np.uint8 if full == 255
         else np.uint16)

@@ -428,7 +428,7 @@ def test_bad_arrays(arrays):
     (['nowhere', '--out', 'out'], 'nowhere does not exist'), (['shots'], '--out'), (['shots', '--out', 'out', '--threshold', '0'], '(0, 1]'),
     (['shots', '--out', 'out', '--fill', 'white'], 'invalid choice'), (['shots', '--out', 'out', '--reference', '1'], '--reference is for --align'),
     (['shots', '--out', 'out', '--weights', 'nowhere.safetensors'], 'no weights at nowhere'), (['shots', '--out', 'shots/1.png/out'], '1.png'),
-    (['shots', '--out', 'shots'], 'exists: pass --force'), (['shots', '--out', 'shots', '--force'], 'holds the photographs themselves'), (['shots', 'shots/1.png', '--out', 'out'], 'is no file'), (['shots/1.png', 'shots/1.png', '--out', 'out'], 'is given twice'), (['shots', '--out', 'shots/1.png', '--force'], '1.png is a file'), (['shots', '--out', 'out', '--jobs', '2'], '--jobs is for --each'),
+    (['shots', '--out', 'shots'], 'exists: pass --force'), (['shots', '--out', 'shots', '--force'], 'holds the photographs themselves'), (['shots', 'shots/1.png', '--out', 'out'], 'is a folder: name one folder alone'), (['shots/1.png', 'shots/1.png', '--out', 'out'], 'is given twice'), (['shots', '--out', 'shots/1.png', '--force'], '1.png is a file'), (['shots', '--out', 'out', '--jobs', '2'], '--jobs is for --each'),
     (['shots', '--out', 'out', '--align', '--reference', '9'], 'the reference 9 is none of'), (['shots', '--each', '--out', 'out'], 'holds no folders'),
 ])
 def test_wrong_use(shots, capsys, words, answer):
