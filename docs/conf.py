@@ -69,11 +69,16 @@ def with_plain_brackets(made):
     return LOW_PAIR.sub(r'<mo stretchy="false">\1<mo stretchy="false">', BIG.sub('<mo stretchy="false">', made))
 
 
+def known(tex):
+    "The same formula in commands that latex2mathml knows: it takes a double bar after \\big for two characters."
+    for unknown in ("aligned", "gathered"): tex = tex.replace(f"{{{unknown}}}", "{split}")
+    return re.sub(r"(\\[bB]ig+[lr]?)\s*(?:\\\||\\[lr]?Vert(?![a-zA-Z]))", r"\1‖", tex)
+
+
 def mathml(node, display):
     tex = node.astext()
-    for unknown in ("aligned", "gathered"): tex = tex.replace(f"{{{unknown}}}", "{split}")
-    made = with_plain_brackets(convert(tex, display=display))
-    if "<mi>\\" in made or "<mi>&</mi>" in made: logger.warning("beyond latex2mathml: %s", tex, location=node)
+    made = with_plain_brackets(convert(known(tex), display=display))
+    if re.search(r"<m[io][^>]*>\\", made) or "<mi>&</mi>" in made: logger.warning("beyond latex2mathml: %s", tex, location=node)
     return made
 
 

@@ -315,6 +315,20 @@ def test_brackets_that_need_not_grow_are_plain(root):
     assert convert(r"f\left(a\right)").count("stretchy=") == stretching(r"f\left(a\right)") + 2
 
 
+def test_double_bars_are_bars(root, pages):
+    "Not a backslash and what follows it."
+    import importlib.util
+    from latex2mathml.converter import convert
+    spec = importlib.util.spec_from_file_location("site_conf", root/"docs"/"conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    for tex in (r"\bigl\lVert S \bigr\rVert^2", r"\big\| S \big\|_1", r"\Big\Vert S \Big\Vert"):
+        assert convert(conf.known(tex)).count("‖") + convert(conf.known(tex)).count("&#x02016;") == 2, tex
+    assert "\\" in convert(r"\bigl\lVert S \bigr\rVert") and conf.known(r"\|S\|") == r"\|S\|"
+    left = [path.name for path, page in pages.items() if re.search(r"<m[io][^>]*>\\", page.text)]
+    assert not left
+
+
 @pytest.mark.browser
 def test_brackets_grow_with_what_they_hold(site, browser, tmp_path):
     "With the site's font, on a machine that may have no other with a MATH table, a bracket around a fraction is taller."
