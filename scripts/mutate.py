@@ -115,7 +115,12 @@ def main():
     found = [mutant for mutant in mutants(cells) if options.only in mutant[1]]
     if options.sample: found = random.Random(options.seed).sample(found, min(options.sample, len(found)))
     out, err = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(2), "w")
-    def tell(i, alive): print(f"{i}/{len(found)}, {len(alive)} not found, {time.perf_counter():.0f} s", end="\r", file=err, flush=True)
+    said = []
+
+    def tell(i, alive):
+        for name in alive[len(said):]: print(f"not found: {name}", file=err); said.append(name)
+        print(f"{i}/{len(found)}, {len(alive)} not found, {time.perf_counter():.0f} s", end="\r", file=err, flush=True)
+
     alive = survivors(cells, found, tell)
     print(json.dumps(dict(notebook=options.notebook, mutants=len(found), found=len(found) - len(alive),
                           argued={name: argued[name] for name in alive if name in argued},
