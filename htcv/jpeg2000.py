@@ -36,11 +36,21 @@ def _codestream(data:bytes)->bytes:
     if at < 0 or len(data) < at + 45: raise ValueError('it holds no codestream')
     return data[at:]
 
+# %% ../nbs/00_jpeg2000.ipynb #components
 def _components(stream:bytes)->list: # of (bits, is it signed, pixels across, pixels down)
     "What the codestream says of each of its components."
     n = struct.unpack_from('>H', stream, 40)[0]
     parts = (stream[i:i + 3] for i in range(42, min(42 + 3*n, len(stream) - 2), 3))
     return [((depth & 127) + 1, depth > 127, across, down) for depth, across, down in parts]
+
+def _check_sizes(data:bytes, stream:bytes)->None:
+    "Before memory is asked for: the codestream is as large as the header says, which was judged."
+    right, below, left, top = struct.unpack_from('>4I', stream, 8)
+    told, found = _box(data, b'ihdr')[:8], struct.pack('>2q', below - top, right - left)
+    if told and told != found[4:8] + found[12:] or right <= left or below <= top:
+        raise ValueError('its header and its codestream tell different sizes')
+    n = struct.unpack_from('>H', stream, 40)[0]
+    if not 1 <= n <= 8: raise ValueError(f'it has {n} channels: save it as RGB')
 
 # %% ../nbs/00_jpeg2000.ipynb #colour-space
 SPACES = {12: 'CMYK', 16: 'RGB', 17: 'GRAY', 18: 'sYCC'} # as JPEG 2000 counts them
@@ -92,6 +102,7 @@ def _from_palette(planes:list, columns:list, mapping:bytes)->list: # of (plane, 
 def _planes(data:bytes)->tuple[list, bool]: # of (plane, bits), one for each channel; are they RGB?
     "The channels of a file, in the order of the file; chroma that is coarser is made RGB at once."
     stream = _codestream(data)
+    _check_sizes(data, stream)
     parts = _components(stream)
     bits, signed = parts[0][:2]
     coarse = parts[0][2:] == (1, 1) and any(part[2:] != (1, 1) for part in parts)
