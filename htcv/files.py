@@ -123,6 +123,20 @@ def _check_place(folder:Path)->None:
 class Busy(FileExistsError):
     "Somebody else is making it."
 
+# %% ../nbs/00_files.ipynb #file-named
+@contextmanager
+def _file_named(draft:Path, folder:Path)->Iterator[None]:
+    "Within the block, an error of a file that may not grow (`EFBIG`) names it, as it will be."
+    try: yield
+    except OSError as error:
+        if error.errno != errno.EFBIG: raise
+        files = [path for path in draft.rglob('*') if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size, default=draft) # at the limit
+        path = Path(error.filename or largest)
+        if path.is_relative_to(draft): path = folder/path.relative_to(draft)
+        raise OSError(errno.EFBIG, f'File too large: {printable(path)} may not grow further: raise '
+                      'the limit for files (ulimit -f), or write to another disk') from error
+
 # %% ../nbs/00_files.ipynb #cell-018
 @contextmanager
 def atomic_folder(
@@ -147,7 +161,7 @@ def atomic_folder(
                       for kind in ('new', 'old'))
         draft.mkdir()
         try:
-            yield draft
+            with _file_named(draft, folder): yield draft
             if overwrite and folder.exists(): folder.rename(old)
             if old.exists(): _foreign(old, ours, folder) # what came in the meantime
             draft.rename(folder)
@@ -189,6 +203,7 @@ def reserve(
         try: return os.posix_fallocate(file.fileno(), 0, max(1, n_bytes)) or Path(path)
         except AttributeError: pass # macOS, Windows
         except OSError as error:
+            error.filename = str(path) # the system names none
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS): raise
         block = bytes(1 << 20)
         for start in range(file.tell(), n_bytes, len(block)):

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'IMAGE_FORMATS', 'RAW_SUFFIXES', 'FILE_SIGNATURES', 'BENIGN', 'KEPT_TAGS', 'KEPT_DETAILS', 'image_format',
            'file_format', 'png_chunks', 'png_exif', 'png_colours', 'coded_colours', 'with_chunks', 'is_jpeg_filling',
-           'find_seam', 'coded_unit', 'decode_jpeg', 'coded_bits', 'keeps_depth', 'decode_deep', 'check_length',
-           'photograph_exif']
+           'find_seam', 'coded_unit', 'decode_jpeg', 'coded_bits', 'decode_deep', 'check_length', 'photograph_exif']
 
 # %% ../nbs/00_image_formats.ipynb #cell-002
 import io, struct, zlib
@@ -233,58 +232,21 @@ def decode_jpeg(
 
 # %% ../nbs/00_image_formats.ipynb #coded-bits
 def coded_bits(
-    data:bytes, # of a HEIC, AVIF or JPEG 2000 file
-    kind:str,   # `HEIF`, `AVIF` or `JPEG2000`
+    data:bytes, # of a HEIC or AVIF file
+    kind:str,   # `HEIF` or `AVIF`
 )->int: # bits of a sample; 8 where it is not told
     "How deep a file says that its samples are."
     if kind == 'AVIF':
         at = data.find(b'av1C')
         flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
         return 8 if not flags & 64 else 12 if flags & 32 else 10
-    if kind == 'HEIF':
-        at = data.find(b'hvcC')
-        return 8 + (data[at + 21] & 7) if 0 <= at < len(data) - 21 else 8
-    at = data.find(b'\xff\x4f\xff\x51')
-    return (data[at + 42] & 127) + 1 if 0 <= at < len(data) - 42 else 8
-
-def keeps_depth(
-    data:bytes, # as above
-    kind:str,
-)->bool:
-    "Can more than 8 bits of it be read? Not of JPEG 2000 in luma and chroma."
-    if kind != 'JPEG2000': return True
-    at = data.find(b'\xff\x4f\xff\x51')
-    n = struct.unpack_from('>H', data, at + 40)[0] if len(data) > at + 42 else 0
-    parts = data[at + 42:at + 42 + 3*n]
-    whole = all(parts[i + 1:i + 3] == b'\1\1' for i in range(0, len(parts) - 2, 3))
-    return whole and b'colr\1\0\0\0\0\0\x12' not in data[:at] and b'pclr' not in data[:at]
-
-# %% ../nbs/00_image_formats.ipynb #jpeg2000-boxes
-def _jpeg2000_boxes(data:bytes)->dict: # kind (4 bytes) -> content; empty for a bare codestream
-    "The first box of each kind in the header of a JPEG 2000 file: what its channels mean."
-    found, start = {}, data.find(b'jp2h', 0, 1 << 16)
-    if start < 4 or data[:4] == b'\xff\x4f\xff\x51': return found
-    at, end = start + 4, start - 4 + struct.unpack_from('>I', data, start - 4)[0]
-    while at + 8 <= min(end, len(data)):
-        size, kind = struct.unpack_from('>I4s', data, at)
-        if size < 8: break
-        found.setdefault(kind, data[at + 8:at + size])
-        at += size
-    return found
-
-def _channel_kinds(data:bytes)->list: # of tuples: channel, 0 colour or 1 and 2 alpha, which colour
-    "What a JPEG 2000 file says of each of its channels; empty where it says nothing."
-    told = _jpeg2000_boxes(data).get(b'cdef', b'')[2:]
-    return [struct.unpack_from('>HHH', told, i) for i in range(0, len(told) - 5, 6)]
-
-def _has_alpha(data:bytes)->bool: # of a JPEG 2000 file
-    "Is its last channel called alpha?"
-    return any(kind in (1, 2) for _, kind, _ in _channel_kinds(data))
+    at = data.find(b'hvcC')
+    return 8 + (data[at + 21] & 7) if 0 <= at < len(data) - 21 else 8
 
 # %% ../nbs/00_image_formats.ipynb #decode-deep
 def decode_deep(
-    data:bytes,    # of a HEIC, AVIF or JPEG 2000 file of more than 8 bits
-    kind:str,      # `HEIF`, `AVIF` or `JPEG2000`
+    data:bytes,    # of a HEIC or AVIF file of more than 8 bits
+    kind:str,      # `HEIF` or `AVIF`
     page:int|None=None, # which of several images
 )->np.ndarray: # (H,W), (H,W,3) or (H,W,4) uint16, over the whole range
     "All bits of its samples."
@@ -296,11 +258,7 @@ def decode_deep(
         array = np.asarray(image)
         if array.dtype == np.uint8: array, bits = array.astype(np.uint16), 8
         else: array = array >> (16 - bits) # it is stored in the upper bits
-    elif kind == 'AVIF': array = imagecodecs.avif_decode(data, index=page or 0)
-    else: array = imagecodecs.jpeg2k_decode(data)
-    if array.dtype.kind == 'i': array = array.astype(np.int32) + 2**(bits - 1) # around zero
-    if kind == 'JPEG2000' and array.ndim == 3 and array.shape[2] in (2, 4) and not _has_alpha(data):
-        array = array[..., :-1] # infrared, or whatever it is
+    else: array = imagecodecs.avif_decode(data, index=page or 0)
     if array.ndim == 3 and array.shape[2] < 3: # grey, or grey and alpha
         array = array[..., [0, 0, 0, 1]] if array.shape[2] == 2 else array[..., 0]
     return (array.astype(np.float32)*(65535/(2**bits - 1))).round().clip(0, 65535).astype(np.uint16)
@@ -327,46 +285,12 @@ def _gif_end(data:bytes)->int:
         at += 1
     return at + 1
 
-# %% ../nbs/00_image_formats.ipynb #means-srgb
-def _means_srgb(profile:bytes)->bool: # ICC
-    "Does it give RGB numbers the meaning that they have in sRGB, within two of 255?"
-    steps = np.linspace(0, 255, 6).round().astype(np.uint8)
-    grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(6, -1, 3)
-    try: meant = imagecodecs.cms_transform(grid, profile, imagecodecs.cms_profile('srgb'),
-                                           colorspace='rgb', outcolorspace='rgb')
-    except Exception: return True # not of RGB, or nobody can tell
-    return np.abs(meant.astype(int) - grid).max() <= 2
-
-# %% ../nbs/00_image_formats.ipynb #check-jpeg2000
-COLOUR_SPACES = {12: 'CMYK', 16: 'sRGB', 17: 'grey', 18: 'sYCC'} # as JPEG 2000 counts them
-PLAIN_PALETTE = b'\3\7\7\7', b'\0\0\1\0\0\0\1\1\0\0\1\2' # three columns of 8 bits, in order
-
-def _check_jpeg2000(data:bytes)->None:
-    "Refuses kinds of JPEG 2000 that decoders here give other colours than are meant."
-    boxes, bits = _jpeg2000_boxes(data), coded_bits(data, 'JPEG2000')
-    colr, palette = boxes.get(b'colr', b''), boxes.get(b'pclr')
-    space = int.from_bytes(colr[3:7], 'big') if colr[:1] == b'\1' else 16
-    if space not in COLOUR_SPACES:
-        raise ValueError(f'its colour space, number {space}, is not read here: save it as sRGB')
-    if bits > 8 and keeps_depth(data, 'JPEG2000'): return # by a decoder that knows the rest
-    if colr[:1] == b'\2' and not _means_srgb(colr[3:]):
-        raise ValueError('its colour profile is not sRGB, which is not read here: save it as TIFF')
-    if palette and ((palette[2:6], boxes.get(b'cmap')) != PLAIN_PALETTE or bits != 8):
-        raise ValueError('its palette is not read here: save it as RGB')
-    if bits < 8: raise ValueError(f'{bits}-bit samples are not read here: save it with 8 bits')
-    if any(kind == 0 and colour != channel + 1 for channel, kind, colour in _channel_kinds(data)):
-        raise ValueError('its channels are in another order than red, green and blue: save it anew')
-    at = data.find(b'\xff\x4f\xff\x51')
-    n = struct.unpack_from('>H', data, at + 40)[0] if 0 <= at < len(data) - 42 else 3
-    if n in (2, 4) and space != 12 and not _has_alpha(data):
-        raise ValueError('it does not say what its last channel is: save it without')
-
 # %% ../nbs/00_image_formats.ipynb #check-length
 def check_length(
     data:bytes, # of a whole file
     kind:str,   # one of `IMAGE_FORMATS`
 )->None:
-    "Refuses a file that ends before its format says so, and JPEG 2000 of a kind that is misread."
+    "Refuses a file that ends before its format says so."
     wanted, fits = 0, True
     if kind == 'WEBP': wanted = 8 + struct.unpack_from('<I', data, 4)[0]
     elif kind == 'GIF' and len(data) > 13: wanted = _gif_end(data)
@@ -378,7 +302,6 @@ def check_length(
         if packed in (0, 3): wanted = start + abs(height)*((abs(width)*bits + 31)//32*4)
     if kind == 'JPEG2000': fits = b'\xff\xd9' in data[-64:]
     if wanted > len(data) or not fits: raise ValueError('the file ends too early')
-    if kind == 'JPEG2000': _check_jpeg2000(data)
 
 # %% ../nbs/00_image_formats.ipynb #kept-exif
 KEPT_TAGS = (271, 272, 306, 315, 33432)  # make, model, date, artist, copyright

@@ -25,8 +25,9 @@ from .colour_profiles import coded_profile, convert_colours, exif_profile, png_p
 from .colour_profiles import is_plain_grey, profile_space, same_colours, tiff_profile
 from .files import printable
 from .image_formats import IMAGE_FORMATS, RAW_SUFFIXES, SUFFIXES, decode_jpeg, image_format
-from .image_formats import check_length, coded_bits, coded_colours, decode_deep, keeps_depth
+from .image_formats import check_length, coded_bits, coded_colours, decode_deep
 from .image_formats import png_chunks, png_colours, png_exif
+from .jpeg2000 import decode_jpeg2000, jpeg2000_colours
 from .tiff_images import UnfitTiff, decode_tiff, frame_pages, is_raw_tiff, tiff_exif, tiff_pages
 from .tiff_images import tiff_tag, upright
 
@@ -49,7 +50,6 @@ class ImageHeader:
     profile:bytes|None=None     # ICC
     dpi:tuple|None=None         # across, down
     exif:Image.Exif=field(default_factory=Image.Exif) # all of it
-    lost_bits:int=0             # how deep its samples are, where only 8 bits are read
 
 # %% ../nbs/01_images.ipynb #cell-008
 def unreadable(
@@ -132,6 +132,7 @@ def _told_profile(data:bytes, kind:str, exif:Image.Exif)->bytes|None:
     "The meaning of colours that a file without an ICC profile tells in another way."
     if kind == 'PNG': return png_profile(png_colours(io.BytesIO(data)))
     if kind in ('HEIF', 'AVIF'): return coded_profile(*(coded_colours(data) or (0, 0)))
+    if kind == 'JPEG2000': return jpeg2000_colours(data)[1]
     return exif_profile(exif) if kind in ('JPEG', 'WEBP', 'TIFF') else None
 
 # %% ../nbs/01_images.ipynb #cell-014
@@ -157,8 +158,7 @@ def _pillow_header(data:bytes, kind:str, path)->ImageHeader:
     dots = _dpi(picture.info.get('dpi')) or _exif_dpi(exif)
     size = (width, height) if turn >= 5 else (height, width)
     pages = tuple(range(min(n_pages, MAX_PAGES + 1)))
-    bits = 0 if kind != 'JPEG2000' or keeps_depth(data, kind) else coded_bits(data, kind)
-    return ImageHeader(kind, size, turn, pages, (), profile, dots, exif, bits if bits > 8 else 0)
+    return ImageHeader(kind, size, turn, pages, (), profile, dots, exif)
 
 # %% ../nbs/01_images.ipynb #told-by-tags
 def _told_by_tags(data:bytes, page)->bytes|None:
@@ -280,16 +280,17 @@ def _head(path:str|Path)->bytes:
 
 # %% ../nbs/01_images.ipynb #cell-024
 def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, bool]:
-    "All formats but TIFF; 16-bit PNGs by OpenCV, of which Pillow would keep half the bits."
+    "All formats but TIFF; not by Pillow where it would keep half the bits or misread colours."
     kind = header.format
     if kind == 'PNG': list(png_chunks(data))
     check_length(data, kind)
+    if kind == 'JPEG2000': return decode_jpeg2000(data)
     picture = _open_pillow(data, kind)
     many = getattr(picture, 'n_frames', 1) > 1 and kind != 'JPEG'
     if many: picture.seek(page)
     if kind == 'JPEG': return decode_jpeg(data, picture), picture.mode == 'CMYK'
-    if kind in ('HEIF', 'AVIF', 'JPEG2000') and coded_bits(data, kind) > 8:
-        if keeps_depth(data, kind): return decode_deep(data, kind, page if many else None), False
+    if kind in ('HEIF', 'AVIF') and coded_bits(data, kind) > 8:
+        return decode_deep(data, kind, page if many else None), False
     deep = picture.mode in ('RGB', 'RGBA', 'LA') and ';16' in str(picture.tile)
     if kind == 'PNG' and deep:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -301,6 +302,7 @@ def _decode_pillow(data:bytes, header:ImageHeader, page:int)->tuple[np.ndarray, 
     mode = 'RGBA' if picture.has_transparency_data else 'L' if picture.mode in ('1', 'L') else 'RGB'
     return _converted(picture, mode), False
 
+# %% ../nbs/01_images.ipynb #converted
 def _converted(picture:Image.Image, mode:str, rows:int=512)->np.ndarray: # (H,W) or (H,W,C) uint8
     "Samples in this mode, some rows at a time: Pillow's own way holds a large image five times."
     width, height = picture.size

@@ -183,8 +183,6 @@ def metadata(self:SampleEncoding)->dict: # fields of `Photographs`
                      'colours are taken for sRGB')
     if self.scale() > 1:
         notes.append(f'samples of at most {self.highest} in 16 bits: spread over their range')
-    lost = max([header.lost_bits for header in heads], default=0)
-    if lost: notes.append(f'JPEG 2000 in luma and chroma: only 8 bits of {lost} were read')
     return dict(profile=self.profile, grey=self.grey and not self.profile, notes=tuple(notes),
                 dpi=next((header.dpi for header in heads if header.dpi), None),
                 exif=next(filter(None, (photograph_exif(header.exif) for header in heads)), b''))

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEATHER_WIDTH', 'FILLS', 'UNSEEN_GREY', 'STRIP', 'STRIP_OF_FRAME', 'TOO_FEW', 'Restored', 'as_array', 'load_frames',
-           'border_feather', 'plan_frames', 'restored_strip', 'restored_strips', 'load_restorer', 'check_options',
-           'frame_number', 'find_outlier_frames', 'to_mind', 'default_float32', 'restore', 'join_strips']
+           'border_feather', 'plan_frames', 'restored_strip', 'restored_strips', 'check_finite_weights',
+           'load_restorer', 'check_options', 'frame_number', 'find_outlier_frames', 'to_mind', 'default_float32',
+           'restore', 'join_strips']
 
 # %% ../nbs/60_restore.ipynb #cell-002
 import copy, math, warnings
@@ -286,6 +287,9 @@ def _fullres(model:nn.Module, photographs:Photographs, x:Tensor, seen:Tensor, pl
         tensors = {f.name: getattr(found, f.name) for f in fields(found)}
         found = replace(found, **{name: y.to('cpu') for name, y in tensors.items()
                                   if isinstance(y, Tensor)})
+        if not found.source.isfinite().all(): # a profile would make numbers of it
+            raise ValueError('the source comes out NaN or infinite: the weights of the model are '
+                             'of no use, train or load it again')
         return _in_profile(found, x, inner, profile, lit) if profile else found
 
 # %% ../nbs/60_restore.ipynb #cell-029
@@ -304,6 +308,17 @@ def restored_strips(
                     unit='strip'):
         yield restored_strip(model, photographs, plan, top, min(rows, H - top), **options)
 
+# %% ../nbs/60_restore.ipynb #check-finite
+def check_finite_weights(
+    model:nn.Module, # any
+)->None:
+    "Refuses weights that are NaN or infinite: what they restore would be so too."
+    spoilt = [name for name, x in model.state_dict().items()
+              if isinstance(x, Tensor) and x.is_floating_point() and not x.isfinite().all()]
+    if spoilt:
+        raise ValueError(f'the model holds NaN or infinite values in {", ".join(spoilt[:3])}: '
+                         'train or load it again')
+
 # %% ../nbs/60_restore.ipynb #cell-030
 def load_restorer(
     weights:str|Path|nn.Module|None=None, # a file, a preset that ships, a model; None: `fusion`
@@ -314,6 +329,7 @@ def load_restorer(
     except Exception as error:
         raise ValueError(f'there is no device {printable(str(device))} here: take cpu') from error
     if isinstance(weights, nn.Module):
+        check_finite_weights(weights)
         double = any(x.dtype == torch.float64 for x in weights.parameters())
         model, facts = (copy.deepcopy(weights).float() if double else weights).eval().to(device), {}
     else:

@@ -74,11 +74,13 @@ def _read_config(metadata:dict, path:Path):
                          f'{", ".join(HOMES)}')
     try:
         given = json.loads(metadata['config'])
-        if not isinstance(given, dict): raise ValueError(f'it is {given!r} and no table of fields')
+        if not isinstance(given, dict): raise ValueError('it is no table of fields')
         return configure(CONFIGS[family](), _present_names(given, family))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        said = 'it is nested too deeply' if deep else str(error)[:500]
         commit = f' (at commit {metadata["commit"]})' if metadata.get('commit') else ''
-        raise ValueError(f'{path} holds no usable configuration: {error}. A file that another '
+        raise ValueError(f'{path} holds no usable configuration: {said}. A file that another '
                          f'version of htcv wrote{commit} is loaded by that version, or trained '
                          f'again by htcv_train') from error
 

@@ -492,7 +492,9 @@ def test_a_disk_that_takes_no_more(shots):
     code = 'import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); ' \
            'from htcv.restore_command import htcv_restore; sys.exit(htcv_restore())'
     done = subprocess.run([sys.executable, '-c', code, 'shots', '--out', 'out'], capture_output=True, text=True)
-    assert done.returncode == 1 and 'File too large: nothing was written' in done.stderr, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert 'may not grow further: raise the limit for files (ulimit -f)' in done.stderr and 'nothing was written' in done.stderr, done.stderr
+    assert re.search(r'File too large: \S*/out/\S+ may not grow', done.stderr), done.stderr
     assert os.listdir('.') == ['shots']
 
 
