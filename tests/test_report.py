@@ -187,7 +187,8 @@ def test_an_ended_run_ends_its_kernels_and_leaves_the_notebooks(root, tmp_path, 
     (tmp_path/"results/53_report.json").write_text(json.dumps(known))
     before = {path: path.read_text() for path in (tmp_path/"nbs").iterdir()}
     call = [sys.executable, tmp_path/"scripts/run_notebooks.py", "--jobs", "2"]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(HTCV_SCALE="cpu"))
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(HTCV_SCALE="cpu"),
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)) # a shell's background jobs ignore SIGINT
     notes = [tmp_path/f"pid-{name}" for name in ("10_a", "20_b")]
     end = time.monotonic() + 120
     while not all(note.exists() and note.read_text() for note in notes) and time.monotonic() < end: time.sleep(.1)
