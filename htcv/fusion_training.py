@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOSS_WEIGHTS', 'VALIDATION', 'SCORES', 'source_losses', 'mask_losses', 'fusion_loss', 'camera_losses', 'Recipe',
-           'is_cuda', 'machine_name', 'TrainingRun', 'update', 'take_step', 'UnlitSteps', 'batches', 'validate',
-           'score_batch', 'check_finite', 'train_fusion']
+           'is_cuda', 'machine_name', 'TrainingRun', 'update', 'UnlitSteps', 'batches', 'validate', 'score_batch',
+           'check_finite', 'train_fusion']
 
 # %% ../nbs/43_fusion_training.ipynb #cell-002
 import json, math, os, time
@@ -248,13 +248,6 @@ def update(
     torch._foreach_lerp_(*map(list, zip(*pairs)), 1 - keep)
     return {name: x.detach() for name, x in losses.items()} | dict(norm=norm)
 
-def take_step(
-    run:TrainingRun,     # moved on by one step
-    data:RelitSequences, # where its batch is drawn
-)->dict: # losses, and the norm of the gradient
-    "One batch and what is learned from it."
-    return update(run, draw_batch(data, run.step, *run.recipe.shape(run.step)))
-
 # %% ../nbs/43_fusion_training.ipynb #batches
 class UnlitSteps(Dataset):
     "The batch of every step of a recipe, for processes that draw ahead."
@@ -370,7 +363,7 @@ def train_fusion(
         if due['save']: run.save(path)
         if run.step == recipe.cools_at: run.save(path.with_name('warm.pt'))
         losses, began = [] if due['validate'] else losses, time.perf_counter()
-    return _stopped(run, losses, time.perf_counter() - began, path)
+    return _ended(run, losses, time.perf_counter() - began, path)
 
 # %% ../nbs/43_fusion_training.ipynb #cell-027
 def _begun_or_new(path:Path, recipe:Recipe, data:RelitSequences, device:str)->TrainingRun:
@@ -395,7 +388,7 @@ def _validated(run:TrainingRun, validation:RelitSequences, losses:list, home:Pat
              for name, of in scores.items()]
     return f'step {run.step}/{run.recipe.steps}, {run.seconds/3600:.2f} h: ' + ', '.join(parts)
 
-def _stopped(run:TrainingRun, losses:list, seconds:float, path:Path)->TrainingRun:
+def _ended(run:TrainingRun, losses:list, seconds:float, path:Path)->TrainingRun:
     "The run after its last step, checked and saved."
     if losses: check_finite(run, losses)
     run.seconds += seconds if losses else 0

@@ -28,16 +28,17 @@ def steps_in(
     run = TrainingRun(recipe, device)
     ahead = batches(run, data, 1 + workers + trial, workers)
     for _ in range(1 + workers): last = update(run, next(ahead))
-    began = float(last['norm'])*0 + time.perf_counter() # once the device is done
+    float(last['norm']) # waits until the device is done
+    began = time.perf_counter()
     for batch in ahead: last = update(run, batch)
-    spent = float(last['norm'])*0 + time.perf_counter() - began
-    return max(1, round(hours*3600*trial/spent))
+    float(last['norm'])
+    return max(1, round(hours*3600*trial/(time.perf_counter() - began)))
 
 # %% ../nbs/45_train_command.ipynb #cell-017
 PRECISIONS = ('32-true', 'bf16-mixed', '16-mixed')
 OF_FUSION = ('prepare', 'hours', 'start', 'until', 'publish', 'set', 'weights', 'others',
-             'note', 'rate', 'every', 'drawn', 'side', 'ten_frames', 'keep_colours', 'share',
-             'camera', 'sequences')
+             'note', 'rate', 'every', 'drawn', 'images', 'side', 'ten_frames', 'keep_colours',
+             'share', 'camera', 'sequences')
 
 # %% ../nbs/45_train_command.ipynb #options
 # field -> option, where they differ
@@ -157,6 +158,15 @@ def _run_options(parser):
              'run that began from the same weights; may be given several times')
     add('--note', default='', metavar='TEXT', help='a line for the card that --publish writes')
 
+# %% ../nbs/45_train_command.ipynb #prepare-options
+def _prepare_options(parser):
+    "How much is prepared."
+    add = parser.add_argument
+    add('--drawn', type=int, default=1600, metavar='N',
+        help='scenes of the synthesis that --prepare draws (default: 1600)')
+    add('--images', type=int, default=3000, metavar='N',
+        help='images that --prepare takes from the pictures (default: 3000)')
+
 # %% ../nbs/45_train_command.ipynb #recipe-options
 def _recipe_options(parser):
     "What decides a run: machine, batches, data, network."
@@ -170,9 +180,7 @@ def _recipe_options(parser):
              'core)')
     add('--every', type=int, default=100, metavar='STEPS',
         help='between checkpoints (default: 100); validated five times as seldom')
-    add('--drawn', type=int, default=1600, metavar='N',
-        help='scenes of the synthesis that --prepare draws (default: 1600)')
-    add('--sequences', type=int, help='in a step at 64 pixels (default: 4; GPU: 32)')
+    add('--sequences', type=int, help='in a step at 64 pixels (default: 4; GPU: 128)')
     add('--seed', type=int, help='of weights and batches (default: 0)')
     add('--share', action='append', default=[], metavar='KIND=SHARE',
         help=f'of the sequences, instead of the default, e.g. smooth=0.3: {", ".join(KINDS)}')
@@ -203,12 +211,14 @@ def _parser()->argparse.ArgumentParser:
         '  htcv_train --preset fusion --publish      weights and card\n'
         '  htcv_train DATA --preset report           the stages of the report, on a folder'))
     _run_options(parser)
+    _prepare_options(parser)
     _recipe_options(parser)
     return _stage_options(parser)
 
 # %% ../nbs/45_train_command.ipynb #cell-022
 POSITIVE = ('hours', 'steps', 'until', 'threads', 'sequences', 'size', 'frames', 'batch',
-            'accumulate', 'epoch', 'devices', 'nodes', 'rate', 'every', 'drawn')
+            'accumulate', 'epoch', 'devices', 'nodes', 'rate', 'every', 'drawn',
+            'images')
 
 def _asked(given)->tuple[dict, dict]: # fields of `Recipe`, and options of `RelitSequences`
     "What the options say that belongs to a new run, without those that were left out."
@@ -273,6 +283,9 @@ def _check_work(parser, given):
     if extra: parser.error(f'--{extra[0]} needs DATA, the folder of sequences')
     if not given.publish and (given.others or given.weights or given.note):
         parser.error('--with, --weights and --note need --publish')
+    for name in ('drawn', 'images'):
+        if getattr(given, name) != parser.get_default(name) and not given.prepare:
+            parser.error(f'--{name} needs --prepare')
     begun, length = (given.out/'run.pt').exists(), given.steps or given.hours
     if not (given.prepare or given.resume or given.publish or length):
         parser.error('say --prepare, --hours H or --steps N, --resume or --publish')
@@ -396,7 +409,8 @@ def _carry_out(given)->None:
     from htcv.training_data import load_data, prepare_data
     if given.folder is not None: return _train_stages(given, _tell)
     if given.prepare:
-        prepared = prepare_data(given.data, given.drawn, workers=given.workers, tell=_tell)
+        prepared = prepare_data(given.data, given.drawn, given.images,
+                                workers=given.workers, tell=_tell)
         _tell(f'prepared: {prepared}')
     if not (given.resume or given.publish or given.steps or given.hours): return
     sets, path = load_data(given.data, given.seed, **given.asked[1]), given.out/'run.pt'
